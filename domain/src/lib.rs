@@ -1,1 +1,22 @@
-//! Placeholder.
+//! The pure core: vocabulary, bundle format, money, latency sketches and the traffic split.
+//!
+//! Enters: plain values. Leaves: plain values. Never: I/O, a clock, tokio, protobuf, SQL.
+//!
+//! Rooms, in reading order:
+//! - [`vocabulary`]: the words every other room uses (model, variant, arm, provider, precision, target)
+//! - [`bundle`]: the manifest of an engine and the digest that names it
+//! - [`snapshot`]: what a control plane tells a sidecar to serve
+//! - [`split`]: which arm of an experiment a request meets
+//! - [`sketch`]: mergeable latency histograms
+//! - [`window`]: what a sidecar reports of a second of work
+//! - [`cost`]: spend, direct cost, overhead and idle to the picodollar
+//! - [`reference`](mod@reference): parity with reference vectors
+
+pub mod bundle;
+pub mod cost;
+pub mod reference;
+pub mod sketch;
+pub mod snapshot;
+pub mod split;
+pub mod vocabulary;
+pub mod window;
