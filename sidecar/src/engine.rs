@@ -1,0 +1,76 @@
+//! One loaded graph: token ids in, vectors out.
+//!
+//! Enters: a rectangular batch. Leaves: one vector a row. Never: a queue, a model's name, a second caller; the executor's thread owns
+//! every engine. `engine/onnx.rs` is the only file that names `ort`.
+
+pub mod onnx;
+
+use std::path::PathBuf;
+
+use akidb_domain::bundle::Graph;
+use akidb_domain::vocabulary::ExecutionProvider;
+
+/// A rectangular batch, row-major; `ids` and `mask` have `rows * tokens` elements, `mask` is 1 for a token and 0 for padding.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TokenBatch {
+    /// Texts.
+    pub rows: usize,
+    /// Tokens a row, padding included.
+    pub tokens: usize,
+    /// Token ids.
+    pub ids: Vec<i64>,
+    /// Attention mask.
+    pub mask: Vec<i64>,
+}
+
+/// What runs batches.
+pub trait Engine: Send {
+    /// Embeds a batch: `rows * dimension` floats, row-major.
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError>;
+
+    /// Length of an embedding.
+    fn dimension(&self) -> usize;
+
+    /// What really runs it.
+    fn provider(&self) -> ExecutionProvider;
+}
+
+/// What to load.
+#[derive(Debug, Clone)]
+pub struct EngineSpec {
+    /// The ONNX file.
+    pub path: PathBuf,
+    /// Input and output names, from the manifest.
+    pub graph: Graph,
+    /// Length of an embedding, from the manifest.
+    pub dimension: usize,
+    /// What to run it on.
+    pub provider: ExecutionProvider,
+    /// Threads inside an operator.
+    pub threads: usize,
+}
+
+/// Why an engine cannot be loaded or run. The caller adds the artifact's name.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The runtime's library is missing, too old or broken.
+    #[error("ONNX Runtime cannot be used: {0}")]
+    Runtime(String),
+    /// The provider is not there.
+    #[error("execution provider `{provider}` cannot serve here: {cause}")]
+    Provider {
+        /// Which.
+        provider: ExecutionProvider,
+        /// Why.
+        cause: String,
+    },
+    /// The file is not an ONNX graph that the runtime accepts.
+    #[error("the engine cannot be loaded: {0}")]
+    Load(String),
+    /// Inputs or outputs are not those of the manifest.
+    #[error("the graph does not fit its manifest: {0}")]
+    Signature(String),
+    /// A batch failed.
+    #[error("the engine failed on a batch: {0}")]
+    Run(String),
+}

@@ -1,0 +1,80 @@
+//! The facts other rooms tell telemetry. Enters and leaves: plain values. Never: a text or a vector.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use akidb_domain::window::LaneId;
+
+/// One fact.
+#[derive(Debug, Clone)]
+pub enum Observation {
+    /// The executor began a batch; a window cut now credits the lane with the time so far.
+    BatchStarted {
+        /// Whose.
+        lane: Arc<LaneId>,
+        /// When.
+        at: Instant,
+    },
+    /// The executor ended the batch it began last.
+    BatchFinished(BatchDone),
+    /// A request was answered.
+    Request(RequestDone),
+    /// Device time that no request asked for (a load's warm-up and parity runs).
+    Overhead {
+        /// `load`, `warmup`, `parity`, ...
+        cause: &'static str,
+        /// Model that caused it.
+        model: String,
+        /// Variant that caused it.
+        variant: String,
+        /// When it began.
+        from: Instant,
+        /// When it ended.
+        to: Instant,
+    },
+}
+
+/// A batch that ran, or failed.
+#[derive(Debug, Clone)]
+pub struct BatchDone {
+    /// Whose.
+    pub lane: Arc<LaneId>,
+    /// When it began.
+    pub from: Instant,
+    /// When it ended.
+    pub to: Instant,
+    /// Tokens, padding excluded.
+    pub tokens: u64,
+    /// Tokens computed.
+    pub padded_tokens: u64,
+}
+
+/// A request that was answered, well or not.
+#[derive(Debug, Clone)]
+pub struct RequestDone {
+    /// What served it, or was to.
+    pub lane: Arc<LaneId>,
+    /// Who asked.
+    pub consumer: Consumer,
+    /// Texts in it.
+    pub texts: u64,
+    /// Tokens in it.
+    pub tokens: u64,
+    /// Texts cut at the model's limit.
+    pub truncated: u64,
+    /// From the request read to the answer ready.
+    pub latency: Duration,
+    /// Time in the queue.
+    pub queue: Duration,
+    /// The code of the error it was answered with.
+    pub error: Option<&'static str>,
+}
+
+/// Who asked: `x-akidb-app` and `x-akidb-tenant`, empty where not given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Consumer {
+    /// App.
+    pub app: String,
+    /// Tenant.
+    pub tenant: String,
+}

@@ -1,0 +1,99 @@
+//! A real S3 server (SeaweedFS) on free loopback ports. Enters: nothing. Leaves: endpoint and credentials. Never: a process after the drop.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::{free_port, venv_program};
+
+/// A running server; stopped and wiped when dropped.
+#[derive(Debug)]
+pub struct S3Server {
+    child: Child,
+    folder: TempDir,
+    /// `http://127.0.0.1:PORT`
+    pub endpoint: String,
+    /// Access key of an account that may do everything.
+    pub access_key: String,
+    /// Its secret.
+    pub secret_key: String,
+}
+
+impl S3Server {
+    /// Starts a server and waits until it answers; about 5 s.
+    ///
+    /// # Panics
+    /// When it does not answer within a minute; the message holds the end of its log.
+    pub fn start() -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        let (access_key, secret_key) = ("akidb-test".to_owned(), "akidb-test-secret".to_owned());
+        let accounts = format!(
+            r#"{{"identities": [{{"name": "test", "credentials": [{{"accessKey": "{access_key}", "secretKey": "{secret_key}"}}],
+                "actions": ["Admin", "Read", "Write", "List", "Tagging"]}}]}}"#
+        );
+        let config = folder.path().join("s3.json");
+        std::fs::write(&config, accounts).expect("the accounts file");
+        let (child, port) = spawn(folder.path(), &config);
+        let server = Self { child, folder, endpoint: format!("http://127.0.0.1:{port}"), access_key, secret_key };
+        server.wait(port);
+        server
+    }
+
+    /// The environment that lets an AWS client in.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_ENDPOINT_URL", self.endpoint.clone()),
+            ("AWS_ACCESS_KEY_ID", self.access_key.clone()),
+            ("AWS_SECRET_ACCESS_KEY", self.secret_key.clone()),
+            ("AWS_REGION", "us-east-1".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+        ]
+    }
+
+    fn wait(&self, port: u16) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !answers(port) {
+            let log = || std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+            assert!(Instant::now() < deadline, "the S3 server did not answer within 60 s: {}", log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing to stop.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn spawn(folder: &Path, config: &Path) -> (Child, u16) {
+    let s3 = free_port();
+    let log = std::fs::File::create(folder.join("log")).expect("a log file");
+    let mut weed = Command::new(venv_program("weed"));
+    weed.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-master.volumeSizeLimitMB=128", "-volume.max=20"]);
+    weed.arg(format!("-dir={}", folder.display())).arg(format!("-s3.config={}", config.display())).arg(format!("-s3.port={s3}"));
+    for listener in ["master", "volume", "filer"] {
+        weed.arg(format!("-{listener}.port={}", free_port())).arg(format!("-{listener}.port.grpc={}", free_port()));
+    }
+    weed.arg(format!("-s3.port.grpc={}", free_port()));
+    weed.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+    (weed.spawn().expect("the S3 server starts"), s3)
+}
+
+/// Whether the S3 port speaks HTTP: a listening socket alone does not mean that the server is ready.
+fn answers(port: u16) -> bool {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else { return false };
+    let mut answer = [0u8; 12];
+    stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
+        && stream.write_all(b"GET / HTTP/1.0\r\nhost: localhost\r\n\r\n").is_ok()
+        && stream.read_exact(&mut answer).is_ok()
+        && answer.starts_with(b"HTTP/1.")
+        && &answer[9..12] == b"403"
+}
