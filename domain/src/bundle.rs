@@ -330,9 +330,7 @@ pub fn is_sha256(s: &str) -> bool {
 }
 
 fn is_relative_path(path: &str) -> bool {
-    path.len() <= 512
-        && !path.contains(['\\', '\0'])
-        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+    path.len() <= 512 && !path.contains(['\\', '\0']) && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 #[cfg(test)]
@@ -394,9 +392,10 @@ mod tests {
 
     #[test]
     fn a_gate_may_be_stricter_but_never_laxer() {
-        let mut evaluation: Evaluation =
-            serde_json::from_value(serde_json::json!({"kind": "parity", "n": 16, "min_cosine": 0.99, "gate": {"min_cosine": 0.5}, "passed": true}))
-                .unwrap();
+        let mut evaluation: Evaluation = serde_json::from_value(
+            serde_json::json!({"kind": "parity", "n": 16, "min_cosine": 0.99, "gate": {"min_cosine": 0.5}, "passed": true}),
+        )
+        .unwrap();
         assert!(matches!(evaluation.verdict(false, true), Verdict::Failed(why) if why.contains("0.99 is below its gate 0.9999")));
         evaluation.min_cosine = Some(0.999_99);
         assert_eq!(evaluation.verdict(false, true), Verdict::Passed);

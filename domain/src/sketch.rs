@@ -18,9 +18,8 @@ pub const MIN_INDEX: i32 = -14 * PER_DOUBLING;
 pub const END_INDEX: i32 = 6 * PER_DOUBLING;
 
 /// Upper bounds in nanoseconds of the values below bucket `MIN_INDEX + i`; as integers, so that every machine agrees.
-static BOUNDS: LazyLock<Vec<u64>> = LazyLock::new(|| {
-    (MIN_INDEX..=END_INDEX).map(|i| (f64::from(i) / f64::from(PER_DOUBLING)).exp2().mul_add(1e9, 0.5) as u64).collect()
-});
+static BOUNDS: LazyLock<Vec<u64>> =
+    LazyLock::new(|| (MIN_INDEX..=END_INDEX).map(|i| (f64::from(i) / f64::from(PER_DOUBLING)).exp2().mul_add(1e9, 0.5) as u64).collect());
 
 /// A sparse histogram of durations.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -158,7 +158,10 @@ impl Snapshot {
             }
             for (alias, at) in &model.aliases {
                 if model.variant(at).is_none() {
-                    return fail(format!("alias `{}@{alias}` names `{}` of version `{}`, which is not in the snapshot", model.name, at.variant, at.version));
+                    return fail(format!(
+                        "alias `{}@{alias}` names `{}` of version `{}`, which is not in the snapshot",
+                        model.name, at.variant, at.version
+                    ));
                 }
             }
             let artifacts = model.variants.iter().flat_map(|it| &it.artifacts);
@@ -170,7 +173,10 @@ impl Snapshot {
             let model = self.models.iter().find(|it| it.name == split.model);
             let complete = model.is_some_and(|it| it.variant(&split.baseline).is_some() && it.variant(&split.canary).is_some());
             if !complete || split.canary_ppm > 1_000_000 || split.control_ppm > 1_000_000 {
-                return fail(format!("experiment `{}` splits `{}` between variants or shares that do not exist", split.experiment, split.model));
+                return fail(format!(
+                    "experiment `{}` splits `{}` between variants or shares that do not exist",
+                    split.experiment, split.model
+                ));
             }
         }
         Ok(())

@@ -22,6 +22,9 @@ impl WireError {
     }
 }
 
-pub(crate) fn word<T: std::str::FromStr<Err = akidb_domain::vocabulary::UnknownWord>>(field: &'static str, value: &str) -> Result<T, WireError> {
+pub(crate) fn word<T: std::str::FromStr<Err = akidb_domain::vocabulary::UnknownWord>>(
+    field: &'static str,
+    value: &str,
+) -> Result<T, WireError> {
     value.parse().map_err(|e| WireError::invalid(field, e))
 }

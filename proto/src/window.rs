@@ -103,7 +103,8 @@ impl TryFrom<v1::DeviceUsage> for dom::DeviceUsage {
 
 impl From<dom::LaneUsage> for v1::LaneUsage {
     fn from(it: dom::LaneUsage) -> Self {
-        let consumer = |it: dom::ConsumerUsage| v1::ConsumerUsage { app: it.app, tenant: it.tenant, requests: it.requests, tokens: it.tokens };
+        let consumer =
+            |it: dom::ConsumerUsage| v1::ConsumerUsage { app: it.app, tenant: it.tenant, requests: it.requests, tokens: it.tokens };
         Self {
             lane: Some(it.lane.into()),
             requests: it.requests,
@@ -127,9 +128,13 @@ impl TryFrom<v1::LaneUsage> for dom::LaneUsage {
 
     fn try_from(it: v1::LaneUsage) -> Result<Self, WireError> {
         if it.consumers.len() > dom::MAX_CONSUMERS + 1 {
-            return Err(WireError::invalid("lane.consumers", format!("{} consumers; at most {} are allowed", it.consumers.len(), dom::MAX_CONSUMERS + 1)));
+            return Err(WireError::invalid(
+                "lane.consumers",
+                format!("{} consumers; at most {} are allowed", it.consumers.len(), dom::MAX_CONSUMERS + 1),
+            ));
         }
-        let consumer = |it: v1::ConsumerUsage| dom::ConsumerUsage { app: it.app, tenant: it.tenant, requests: it.requests, tokens: it.tokens };
+        let consumer =
+            |it: v1::ConsumerUsage| dom::ConsumerUsage { app: it.app, tenant: it.tenant, requests: it.requests, tokens: it.tokens };
         let sketch = |it: Option<v1::Sketch>| it.unwrap_or_default().try_into();
         Ok(Self {
             lane: it.lane.ok_or(WireError::Missing("lane"))?.try_into()?,

@@ -28,9 +28,10 @@ impl ObjectUri {
     pub fn join(&self, relative: &str) -> Self {
         match self {
             Self::File(path) => Self::File(path.join(relative)),
-            Self::S3 { bucket, key } => {
-                Self::S3 { bucket: bucket.clone(), key: format!("{}/{relative}", key.trim_end_matches('/')).trim_start_matches('/').to_owned() }
-            }
+            Self::S3 { bucket, key } => Self::S3 {
+                bucket: bucket.clone(),
+                key: format!("{}/{relative}", key.trim_end_matches('/')).trim_start_matches('/').to_owned(),
+            },
         }
     }
 
