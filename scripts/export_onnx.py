@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="export_onnx.py", description="Write a bundle from a checkpoint.")
     add = parser.add_argument
-    add("--model", required=True, help="checkpoint folder, Hugging Face id, Python package that carries one, or FILE.onnx")
+    add("--model", required=True, help="checkpoint folder, hub id, Python package that carries one, or FILE.onnx")
     add("--output", required=True, type=Path, help="the bundle's folder")
     add("--name", help="model name (default: the last part of the id, or the folder's name)")
     add("--pooling", choices=POOLINGS, help="default: what 1_Pooling/config.json says")

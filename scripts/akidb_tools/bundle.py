@@ -96,9 +96,7 @@ def reference_json(texts: Sequence[str], vectors: np.ndarray) -> bytes:
     return f'{{"texts":[\n{listed}\n],\n"vectors":[\n{rows}\n]}}\n'.encode()
 
 
-def write_manifest(
-    folder: Path, model: Model, variant: Variant, lineage: Lineage, evaluation: dict | None
-) -> dict:
+def write_manifest(folder: Path, model: Model, variant: Variant, lineage: Lineage, evaluation: dict | None) -> dict:
     """Lists the files in `folder` (by their usual names) and writes manifest.json; returns it with `digest` added."""
     files = [_entry(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST]
     manifest = {

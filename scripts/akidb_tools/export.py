@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from . import __version__, bert_graph, bundle, checkpoint, optimum, parity, source, tokenizer, weights
-from .checkpoint import Checkpoint, EncoderConfig
+from . import __version__, architecture, bert_graph, bundle, checkpoint, optimum, parity, source, tokenizer, weights
+from .architecture import EncoderConfig
+from .checkpoint import Checkpoint
 from .errors import BadInput, ToolError
 from .forward import Forward, pool_one
 from .pooling import OUTPUT_NAME, POOLINGS
@@ -73,6 +74,8 @@ def export(options: Options, say: Callable[[str], None]) -> dict:
     output = bundle.check_output(options.output, options.force)
     plan = _plan(options)
     say(f"model {plan.name} from {plan.source.folder}: {plan.pooling} pooling, {plan.max_tokens} tokens")
+    if plan.checkpoint.default_prompt:
+        say(f"note: default_prompt_name {plan.checkpoint.default_prompt!r} is not applied; callers pass prompt_name")
     encoder = tokenizer.Encoder(plan.tokenizer, plan.max_tokens)
     rows = [encoder.ids(text) for text in TEXTS]
     graph = _finish_onnx(plan, rows, say) if plan.source.onnx else _from_weights(plan, rows, encoder, say)
@@ -108,10 +111,10 @@ def _plan(options: Options) -> _Plan:
     if found.onnx:
         files = weights.weight_files(found.folder)
         config_file = found.folder / "config.json"
-        config = checkpoint.encoder_config(config_file) if files else None
-        positions = config.max_positions if config else checkpoint.stated_positions(config_file)
+        config = architecture.encoder_config(config_file) if files else None
+        positions = config.max_positions if config else architecture.stated_positions(config_file)
     else:
-        config = checkpoint.encoder_config(described.transformer / "config.json")
+        config = architecture.encoder_config(described.transformer / "config.json")
         files = weights.require_weight_files(described.transformer)
         positions = config.max_positions
     pooling = options.pooling or described.pooling
@@ -145,7 +148,7 @@ def _from_weights(
     plan: _Plan, rows: list[np.ndarray], encoder: tokenizer.Encoder, say: Callable[[str], None]
 ) -> _Graph:
     tensors = weights.load(plan.weight_files)
-    checkpoint.check_tensors(plan.config, tensors, encoder.vocabulary_size())
+    architecture.check_tensors(plan.config, tensors, encoder.vocabulary_size())
     say(f"writing the graph: {plan.config.model_type}, {plan.config.layers} layers of {plan.config.hidden}")
     model = bert_graph.build(plan.config, tensors, plan.pooling)
     say(f"reference vectors: numpy forward pass over {len(rows)} texts")
@@ -160,7 +163,7 @@ def _finish_onnx(plan: _Plan, rows: list[np.ndarray], say: Callable[[str], None]
     say(f"{file.name}: adding {plan.pooling} pooling and L2 normalisation after {hidden}")
     if plan.weight_files:
         tensors = weights.load(plan.weight_files)
-        checkpoint.check_tensors(plan.config, tensors, 0)
+        architecture.check_tensors(plan.config, tensors, 0)
         expected = _forward(plan, tensors, rows)
         witness = "numpy forward pass (float64) over the safetensors beside it"
     else:

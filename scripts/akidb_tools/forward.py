@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .checkpoint import EncoderConfig
+from .architecture import EncoderConfig
 
 _ERF_STEP = 1 / 512
 _ERF_END = 6.0

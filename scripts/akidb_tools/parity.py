@@ -66,5 +66,3 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     a, b = a.astype(np.float64), b.astype(np.float64)
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / size if np.isfinite(size) and size > 0 else 0.0
-
-

@@ -28,7 +28,7 @@ TEXTS: tuple[str, ...] = (
     "Где находится ближайшая аптека?",
     "कल सुबह बाज़ार खुला रहेगा।",
     "Launch day 🚀🎉 — thanks to everyone 👩‍💻👨🏽‍🔧 who stayed late!",
-    "fn main() { let xs: Vec<u32> = (1..=10).filter(|n| n % 3 == 0).collect(); println!(\"{xs:?}\"); }",
+    'fn main() { let xs: Vec<u32> = (1..=10).filter(|n| n % 3 == 0).collect(); println!("{xs:?}"); }',
     "SELECT region, COUNT(*) FROM orders WHERE placed_at >= '2024-01-01' GROUP BY region HAVING COUNT(*) > 10;",
     "echo echo echo echo echo echo echo echo echo echo echo echo echo echo echo echo",
     "Error 0x80070057 at 10.0.12.7:8443 (retry 3/5) id=7f3e-44aa-91c0",

@@ -42,7 +42,7 @@ def resolve(model: str) -> Source:
         if folder:
             return _from_folder(folder, package, package)
     if path.is_absolute() or not HUB_ID.match(model) or path.suffix in (".onnx", ".safetensors"):
-        raise BadInput(f"model {model!r} was not found; tried {', '.join(tried)}; give --model FOLDER, an ONNX file or a hub id")
+        raise BadInput(f"model {model!r} was not found; tried {', '.join(tried)}; give --model FOLDER or FILE.onnx")
     return _from_folder(_from_hub(model, tried), model, model.rsplit("/", 1)[-1])
 
 

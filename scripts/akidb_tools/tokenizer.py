@@ -18,7 +18,8 @@ def clean(file: Path, lowercase: bool = False) -> bytes:
     """The file without padding and truncation; `lowercase` adds what sentence-transformers' `do_lower_case` does."""
     if not file.is_file():
         raise BadInput(
-            f"{file} is missing; a fast tokenizer is needed: AutoTokenizer.from_pretrained(..).save_pretrained(..) writes it"
+            f"{file} is missing; a fast tokenizer is needed: "
+            "AutoTokenizer.from_pretrained(..).save_pretrained(..) writes it"
         )
     try:
         document = json.loads(file.read_text("utf-8"))
