@@ -35,6 +35,17 @@ impl Store {
         Self { options, client: Arc::default() }
     }
 
+    /// A store with keys of its own instead of those of the usual places.
+    pub fn with_keys(options: S3Options, access_key: &str, secret_key: &str) -> Self {
+        let keys = Some((access_key.to_owned(), secret_key.to_owned()));
+        Self::new(S3Options { keys, ..options })
+    }
+
+    /// Makes a bucket, or leaves it if it is there.
+    pub async fn create_bucket(&self, bucket: &str) -> Result<(), StoreError> {
+        s3::create_bucket(self.s3().await, bucket).await
+    }
+
     /// Size of an object, bytes.
     pub async fn size(&self, uri: &ObjectUri) -> Result<u64, StoreError> {
         match uri {

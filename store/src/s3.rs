@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::config::{BehaviorVersion, Region};
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -13,8 +13,8 @@ use bytes::Bytes;
 
 use crate::{ObjectUri, StoreError};
 
-/// How S3 is reached. Credentials are not here: they come from the usual AWS places.
-#[derive(Debug, Clone, Default)]
+/// How S3 is reached.
+#[derive(Clone, Default)]
 pub struct S3Options {
     /// `http://host:port` of a server that is not AWS; none: AWS, or `AWS_ENDPOINT_URL`.
     pub endpoint: Option<String>,
@@ -22,6 +22,15 @@ pub struct S3Options {
     pub region: Option<String>,
     /// `host/bucket/key` rather than `bucket.host/key`; most servers that are not AWS need it. Set by itself when there is an endpoint.
     pub path_style: Option<bool>,
+    /// Access key and secret; none: from the usual AWS places.
+    pub keys: Option<(String, String)>,
+}
+
+impl std::fmt::Debug for S3Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { endpoint, region, path_style, keys: _ } = self;
+        write!(f, "S3Options {{ endpoint: {endpoint:?}, region: {region:?}, path_style: {path_style:?} }}")
+    }
 }
 
 /// Files up to this size go in one request; larger ones in parts of this size.
@@ -36,6 +45,9 @@ pub(crate) async fn client(options: &S3Options) -> Client {
     if let Some(endpoint) = &options.endpoint {
         loader = loader.endpoint_url(endpoint);
     }
+    if let Some((access, secret)) = &options.keys {
+        loader = loader.credentials_provider(Credentials::new(access, secret, None, None, "configuration"));
+    }
     let shared = loader.load().await;
     let own_endpoint = shared.endpoint_url().is_some();
     let mut config = aws_sdk_s3::config::Builder::from(&shared).force_path_style(options.path_style.unwrap_or(own_endpoint));
@@ -43,6 +55,14 @@ pub(crate) async fn client(options: &S3Options) -> Client {
         config = config.region(Region::new("us-east-1"));
     }
     Client::from_conf(config.build())
+}
+
+pub(crate) async fn create_bucket(client: &Client, bucket: &str) -> Result<(), StoreError> {
+    let uri = ObjectUri::S3 { bucket: bucket.to_owned(), key: String::new() };
+    match client.create_bucket().bucket(bucket).send().await {
+        Err(e) if !matches!(e.code(), Some("BucketAlreadyOwnedByYou" | "BucketAlreadyExists")) => Err(explain(&uri, &e)),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) async fn size(client: &Client, uri: &ObjectUri, bucket: &str, key: &str) -> Result<u64, StoreError> {

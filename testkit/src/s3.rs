@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use crate::{free_port, venv_program};
 
+/// Runs a program until our end of its standard input closes: with us, however we end, a server kept in a `static` included.
+const LEASHED: &str = r#""$@" </dev/null & child=$!; cat >/dev/null; kill -9 $child"#;
+
 /// A running server; stopped and wiped when dropped.
 #[derive(Debug)]
 pub struct S3Server {
@@ -66,8 +69,8 @@ impl S3Server {
 
 impl Drop for S3Server {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to stop.
-        drop(self.child.kill());
+        drop(self.child.stdin.take());
+        // It may have ended by itself; then there is nothing to wait for.
         drop(self.child.wait());
     }
 }
@@ -75,14 +78,15 @@ impl Drop for S3Server {
 fn spawn(folder: &Path, config: &Path) -> (Child, u16) {
     let s3 = free_port();
     let log = std::fs::File::create(folder.join("log")).expect("a log file");
-    let mut weed = Command::new(venv_program("weed"));
+    let mut weed = Command::new("sh");
+    weed.args(["-c", LEASHED, "sh"]).arg(venv_program("weed"));
     weed.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-master.volumeSizeLimitMB=128", "-volume.max=20"]);
     weed.arg(format!("-dir={}", folder.display())).arg(format!("-s3.config={}", config.display())).arg(format!("-s3.port={s3}"));
     for listener in ["master", "volume", "filer"] {
         weed.arg(format!("-{listener}.port={}", free_port())).arg(format!("-{listener}.port.grpc={}", free_port()));
     }
     weed.arg(format!("-s3.port.grpc={}", free_port()));
-    weed.stdin(Stdio::null()).stdout(log.try_clone().expect("a second handle")).stderr(log);
+    weed.stdin(Stdio::piped()).stdout(log.try_clone().expect("a second handle")).stderr(log);
     (weed.spawn().expect("the S3 server starts"), s3)
 }
 
