@@ -18,8 +18,8 @@ import transformers
 from sentence_transformers import SentenceTransformer, __version__
 
 LONG = (
-    "The river rises in the hills above the old mill, runs past three villages and a paper factory, and reaches the sea "
-    "at a sandy bay where fishing boats are pulled up for the winter. "
+    "The river rises in the hills above the old mill, runs past three villages and a paper factory, and reaches the "
+    "sea at a sandy bay where fishing boats are pulled up for the winter. "
 ) * 12
 TEXTS = [
     "What is Deep Learning?",

@@ -39,6 +39,15 @@ def test_graph_agrees_with_transformers(kind, pooling, tmp_path, tiny_golden, ru
     assert json.loads((tmp_path / "out/manifest.json").read_text())["model"]["pooling"] == pooling
 
 
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_padding_only_gives_zero_not_nan(pooling, tmp_path, run):
+    folder = tiny.checkpoint(tmp_path / "m", pooling=pooling)
+    assert run("--model", folder, "--output", tmp_path / "out").code == 0
+    feed = {"input_ids": np.array([[2, 30, 3]] * 2), "attention_mask": np.array([[1, 1, 1], [0, 0, 0]])}
+    got = parity.session(tmp_path / "out/model.onnx").run(None, feed)[0]
+    assert np.isfinite(got).all() and got[0].any() and not got[1].any()
+
+
 def test_families_differ_so_the_golden_file_can_tell_them_apart(tiny_golden):
     hidden = {kind: np.array(tiny_golden["hidden"][kind][0]) for kind in ("bert", "roberta", "distilbert")}
     assert parity.cosine(hidden["bert"], hidden["roberta"]) < 0.9

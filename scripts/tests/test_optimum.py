@@ -16,9 +16,9 @@ from onnx import TensorProto, helper
 from akidb_tools import architecture, parity
 
 
-def feature_extraction(run, folder, target, kind="bert", seed=7, inputs=("input_ids", "attention_mask")):
+def feature_extraction(run, folder, target, seed=7, inputs=("input_ids", "attention_mask")):
     """Writes `target` with output last_hidden_state from a tiny checkpoint; returns the checkpoint."""
-    source = tiny.checkpoint(folder, kind, seed=seed)
+    source = tiny.checkpoint(folder, seed=seed)
     assert run("--model", source, "--output", folder.parent / f"{folder.name}-bundle").code == 0
     model = onnx.load(folder.parent / f"{folder.name}-bundle/model.onnx")
     graph = model.graph
