@@ -1,0 +1,176 @@
+//! ONNX Runtime. The only file that names `ort`.
+//!
+//! Enters: a graph's file and its manifest's names. Leaves: a boxed [`Engine`]. Never: a panic for a library that is missing or too old, a
+//! graph that does not fit its manifest, a provider other than the one asked for.
+
+use std::path::Path;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use akidb_domain::vocabulary::ExecutionProvider;
+use ort::environment::Environment;
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
+
+use super::{Engine, EngineError, EngineSpec, TokenBatch};
+
+/// ONNX Runtime knows one library and one environment a process, so this is the one global of the crate.
+static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+static INIT: Mutex<()> = Mutex::new(());
+
+/// The runtime's library.
+#[derive(Debug)]
+pub struct Runtime;
+
+impl Runtime {
+    /// Loads the library. Further calls do nothing.
+    pub fn init(path: &Path) -> Result<(), EngineError> {
+        let _one_at_a_time = INIT.lock().unwrap_or_else(PoisonError::into_inner);
+        if ENVIRONMENT.get().is_some() {
+            return Ok(());
+        }
+        let fail = |cause: String| EngineError::Runtime(format!("{}: {cause}", path.display()));
+        let builder = ort::init_from(path).map_err(|it| fail(it.to_string()))?;
+        let environment = builder.with_name("akidb").with_telemetry(false).build().map_err(|it| fail(it.to_string()))?;
+        // Warnings of the runtime are about graphs it optimises well enough; errors come back as values.
+        environment.set_log_level(ort::logging::LogLevel::Error);
+        ENVIRONMENT.get_or_init(|| environment);
+        Ok(())
+    }
+
+    /// The library's own description, with its version; empty before [`Runtime::init`].
+    pub fn version() -> String {
+        ENVIRONMENT.get().map_or_else(String::new, |_| ort::info().to_owned())
+    }
+}
+
+/// Loads a graph and checks its inputs and outputs.
+pub fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
+    let environment = ENVIRONMENT.get().ok_or_else(|| EngineError::Runtime("its library is not loaded yet".into()))?;
+    let session = builder(environment, spec)?.commit_from_file(&spec.path).map_err(|it| EngineError::Load(it.to_string()))?;
+    check_inputs(session.inputs(), &spec.graph.inputs)?;
+    check_output(session.outputs(), &spec.graph.output, spec.dimension)?;
+    Ok(Box::new(OnnxEngine { session, spec: spec.clone(), zeros: Vec::new() }))
+}
+
+fn builder(environment: &Environment, spec: &EngineSpec) -> Result<SessionBuilder, EngineError> {
+    let fail = |it: ort::Error<SessionBuilder>| EngineError::Load(it.to_string());
+    let builder = Session::builder(environment).map_err(|it| EngineError::Load(it.to_string()))?;
+    let builder = provider(builder, spec.provider)?;
+    builder
+        .with_optimization_level(GraphOptimizationLevel::Level3)
+        .and_then(|it| it.with_intra_threads(spec.threads.max(1)))
+        .and_then(|it| it.with_inter_threads(1))
+        // Shapes differ from batch to batch: a pattern learnt from one is memory kept for nothing.
+        .and_then(|it| it.with_memory_pattern(false))
+        .map_err(fail)
+}
+
+/// Where a build with other providers registers them.
+fn provider(builder: SessionBuilder, provider: ExecutionProvider) -> Result<SessionBuilder, EngineError> {
+    match provider {
+        ExecutionProvider::Cpu => Ok(builder),
+        ExecutionProvider::Cuda | ExecutionProvider::TensorRt => {
+            Err(EngineError::Provider { provider, cause: "this build has only the `cpu` provider".into() })
+        }
+    }
+}
+
+fn check_inputs(found: &[Outlet], expected: &[String]) -> Result<(), EngineError> {
+    let mut names: Vec<&str> = found.iter().map(Outlet::name).collect();
+    let mut wanted: Vec<&str> = expected.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    wanted.sort_unstable();
+    if names != wanted {
+        return Err(EngineError::Signature(format!("inputs: expected {}, found {}", wanted.join(", "), names.join(", "))));
+    }
+    if let Some(unknown) = wanted.iter().find(|it| Feed::of(it).is_none()) {
+        return Err(EngineError::Signature(format!("input `{unknown}`: expected only input_ids, attention_mask and token_type_ids")));
+    }
+    if !wanted.contains(&"input_ids") || !wanted.contains(&"attention_mask") {
+        return Err(EngineError::Signature(format!("inputs: expected input_ids and attention_mask among them, found {}", wanted.join(", "))));
+    }
+    match found.iter().find(|it| !is_tensor(it.dtype(), TensorElementType::Int64, 2)) {
+        Some(bad) => Err(EngineError::Signature(format!("input `{}`: expected int64 [batch, tokens], found {}", bad.name(), bad.dtype()))),
+        None => Ok(()),
+    }
+}
+
+fn check_output(found: &[Outlet], expected: &str, dimension: usize) -> Result<(), EngineError> {
+    let Some(output) = found.iter().find(|it| it.name() == expected) else {
+        let names: Vec<&str> = found.iter().map(Outlet::name).collect();
+        return Err(EngineError::Signature(format!("output: expected `{expected}`, found {}", names.join(", "))));
+    };
+    // A dimension that the graph leaves open is -1; each batch is checked again.
+    let last = output.dtype().tensor_shape().and_then(|it| it.last().copied()).unwrap_or(0);
+    if is_tensor(output.dtype(), TensorElementType::Float32, 2) && (last == -1 || last == dimension as i64) {
+        return Ok(());
+    }
+    Err(EngineError::Signature(format!("output `{expected}`: expected float32 [batch, {dimension}], found {}", output.dtype())))
+}
+
+fn is_tensor(found: &ValueType, element: TensorElementType, rank: usize) -> bool {
+    matches!(found, ValueType::Tensor { ty, shape, .. } if *ty == element && shape.len() == rank)
+}
+
+/// What an input is fed with.
+#[derive(Clone, Copy)]
+enum Feed {
+    Ids,
+    Mask,
+    Zeros,
+}
+
+impl Feed {
+    fn of(input: &str) -> Option<Self> {
+        match input {
+            "input_ids" => Some(Self::Ids),
+            "attention_mask" => Some(Self::Mask),
+            "token_type_ids" => Some(Self::Zeros),
+            _ => None,
+        }
+    }
+}
+
+struct OnnxEngine {
+    session: Session,
+    spec: EngineSpec,
+    zeros: Vec<i64>,
+}
+
+impl Engine for OnnxEngine {
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        let (elements, shape) = (batch.rows * batch.tokens, [batch.rows, batch.tokens]);
+        if elements == 0 || batch.ids.len() != elements || batch.mask.len() != elements {
+            let (ids, mask) = (batch.ids.len(), batch.mask.len());
+            return Err(EngineError::Run(format!("a batch of {} x {} tokens with {ids} ids and {mask} mask values", batch.rows, batch.tokens)));
+        }
+        self.zeros.resize(elements, 0);
+        let fail = |it: ort::Error| EngineError::Run(it.to_string());
+        let mut inputs = Vec::with_capacity(self.spec.graph.inputs.len());
+        for name in &self.spec.graph.inputs {
+            let values = match Feed::of(name) {
+                Some(Feed::Ids) => &batch.ids,
+                Some(Feed::Mask) => &batch.mask,
+                Some(Feed::Zeros) | None => &self.zeros,
+            };
+            inputs.push((name.as_str(), TensorRef::from_array_view((shape, values.as_slice())).map_err(fail)?));
+        }
+        let outputs = self.session.run(inputs).map_err(fail)?;
+        let output = outputs.get(&self.spec.graph.output).ok_or_else(|| EngineError::Run("the output is missing".into()))?;
+        let (shape, vectors) = output.try_extract_tensor::<f32>().map_err(fail)?;
+        if vectors.len() != batch.rows * self.spec.dimension {
+            let expected = format!("[{}, {}]", batch.rows, self.spec.dimension);
+            return Err(EngineError::Run(format!("expected an output of {expected}, found {shape:?}")));
+        }
+        Ok(vectors.to_vec())
+    }
+
+    fn dimension(&self) -> usize {
+        self.spec.dimension
+    }
+
+    fn provider(&self) -> ExecutionProvider {
+        self.spec.provider
+    }
+}

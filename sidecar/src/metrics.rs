@@ -1,0 +1,341 @@
+//! Every metric, its one name and its labels. Labels are `model`, `model_version` (the variant) and closed sets of words.
+//!
+//! Enters: facts. Leaves: Prometheus text. Never: a label from a request.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use akidb_domain::snapshot::SnapshotVersion;
+use prometheus::{
+    CounterVec, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+/// Codes of errors, as in the bodies; each has its series from the start.
+pub const ERROR_CODES: &[&str] = &[
+    "malformed",
+    "unknown_model",
+    "unknown_variant",
+    "body_too_large",
+    "unsupported_media_type",
+    "invalid",
+    "queue_full",
+    "not_ready",
+    "deadline",
+    "engine_failed",
+    "cancelled",
+];
+
+/// Why a batch was cut.
+pub const FLUSH_REASONS: &[&str] = &["idle", "size", "tokens", "window", "unbatched"];
+
+const LANE: &[&str] = &["model", "model_version"];
+
+/// 0.5 ms to 30 s in steps of 15 %, so that a change of 10 % moves a percentile by most of a bucket: 80 buckets.
+const LATENCY_STEP: f64 = 1.15;
+
+/// All of them; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    lanes: RwLock<HashMap<String, HashMap<String, LaneMetrics>>>,
+    latency: HistogramVec,
+    batch_size: HistogramVec,
+    batch_wait: HistogramVec,
+    requests: IntCounterVec,
+    errors: IntCounterVec,
+    flushes: IntCounterVec,
+    tokens: IntCounterVec,
+    padded_tokens: IntCounterVec,
+    engine_seconds: CounterVec,
+    queue_depth: IntGaugeVec,
+    overhead_seconds: CounterVec,
+    loads: IntCounterVec,
+    swaps: IntCounterVec,
+    fallbacks: IntCounterVec,
+    cache_bytes: IntGauge,
+    spool_windows: IntGauge,
+    lost_observations: IntCounter,
+    lost_windows: IntCounter,
+    snapshot_epoch: IntGauge,
+    snapshot_number: IntGauge,
+    ready: Gauge,
+}
+
+/// The series of one variant, found once.
+#[derive(Debug, Clone)]
+pub struct LaneMetrics {
+    /// Seconds from the request read to the answer ready.
+    pub latency: Histogram,
+    /// Texts in a batch.
+    pub batch_size: Histogram,
+    /// Seconds a request waited for its batch.
+    pub batch_wait: Histogram,
+    /// Requests, answered well or not.
+    pub requests: IntCounter,
+    /// Tokens in batches, padding excluded.
+    pub tokens: IntCounter,
+    /// Tokens computed.
+    pub padded_tokens: IntCounter,
+    /// Seconds of batches.
+    pub engine_seconds: prometheus::Counter,
+    /// Texts that wait.
+    pub queue_depth: IntGauge,
+    errors: Arc<[(&'static str, IntCounter)]>,
+    flushes: Arc<[(&'static str, IntCounter)]>,
+}
+
+impl LaneMetrics {
+    /// Counts an error by its code.
+    pub fn error(&self, code: &str) {
+        count(&self.errors, code);
+    }
+
+    /// Counts a batch by why it was cut.
+    pub fn flush(&self, reason: &str) {
+        count(&self.flushes, reason);
+    }
+}
+
+fn count(series: &[(&'static str, IntCounter)], word: &str) {
+    if let Some((_, counter)) = series.iter().find(|(it, _)| *it == word) {
+        counter.inc();
+    }
+}
+
+/// A metric that cannot be declared: two of one name.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics cannot be declared: {0}")]
+pub struct MetricsError(#[from] prometheus::Error);
+
+impl Metrics {
+    /// Declares all of them in a registry of their own.
+    pub fn new() -> Result<Self, MetricsError> {
+        let registry = Registry::new();
+        let declare = Declare { registry: &registry };
+        let inner = Inner {
+            latency: declare.histogram("akidb_embed_latency_seconds", "Seconds from an embedding request read to its answer ready", latency_buckets())?,
+            batch_size: declare.histogram("akidb_batch_size", "Texts in a batch", BATCH_SIZES.to_vec())?,
+            batch_wait: declare.histogram("akidb_batch_wait_time_seconds", "Seconds a request waited for its batch", latency_buckets())?,
+            requests: declare.counter("akidb_embed_requests_total", "Embedding requests, answered well or not", LANE)?,
+            errors: declare.counter("akidb_embed_errors_total", "Embedding requests answered with an error", &["model", "model_version", "code"])?,
+            flushes: declare.counter("akidb_batch_flush_total", "Batches by why they were cut", &["model", "model_version", "reason"])?,
+            tokens: declare.counter("akidb_batch_tokens_total", "Tokens in batches, padding excluded", LANE)?,
+            padded_tokens: declare.counter("akidb_batch_padded_tokens_total", "Tokens computed, padding included", LANE)?,
+            engine_seconds: declare.seconds("akidb_engine_seconds_total", "Seconds that engines ran batches of requests", LANE)?,
+            queue_depth: declare.gauges("akidb_queue_depth", "Texts that wait for a batch", LANE)?,
+            overhead_seconds: declare.seconds("akidb_engine_overhead_seconds_total", "Seconds that engines ran for no request", &["cause"])?,
+            loads: declare.counter("akidb_model_loads_total", "Engines loaded, or not", &["model", "model_version", "outcome"])?,
+            swaps: declare.counter("akidb_model_swaps_total", "Engines replaced while serving", LANE)?,
+            fallbacks: declare.counter("akidb_provider_fallbacks_total", "Loads that fell back to another provider or artifact", LANE)?,
+            cache_bytes: declare.gauge("akidb_artifact_cache_bytes", "Bytes of artifacts on disk")?,
+            spool_windows: declare.gauge("akidb_telemetry_spool_windows", "Telemetry windows not yet acknowledged")?,
+            lost_observations: declare.plain("akidb_telemetry_lost_observations_total", "Observations dropped before they were counted")?,
+            lost_windows: declare.plain("akidb_telemetry_lost_windows_total", "Telemetry windows dropped from a full spool")?,
+            snapshot_epoch: declare.gauge("akidb_snapshot_epoch", "Epoch of the snapshot in force")?,
+            snapshot_number: declare.gauge("akidb_snapshot_version", "Number of the snapshot in force, within its epoch")?,
+            ready: declare.float("akidb_ready", "1 when the default model is warm")?,
+            lanes: RwLock::default(),
+            registry,
+        };
+        // Errors of requests that never got as far as a variant.
+        for code in ERROR_CODES {
+            inner.errors.with_label_values(&["", "", code]);
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The series of a variant; made, at 0, when a variant becomes known.
+    pub fn lane(&self, model: &str, variant: &str) -> LaneMetrics {
+        let lanes = self.inner.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(model).and_then(|it| it.get(variant)) {
+            return lane.clone();
+        }
+        drop(lanes);
+        let lane = self.inner.make_lane(model, variant);
+        let mut lanes = self.inner.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        lanes.entry(model.to_owned()).or_default().insert(variant.to_owned(), lane.clone());
+        lane
+    }
+
+    /// Counts an error of a request that never got as far as a variant.
+    pub fn error_without_variant(&self, code: &str) {
+        if ERROR_CODES.contains(&code) {
+            self.inner.errors.with_label_values(&["", "", code]).inc();
+        }
+    }
+
+    /// Adds device time that served no request.
+    pub fn overhead(&self, cause: &'static str, took: Duration) {
+        self.inner.overhead_seconds.with_label_values(&[cause]).inc_by(took.as_secs_f64());
+    }
+
+    /// Counts a load.
+    pub fn load_finished(&self, model: &str, variant: &str, ok: bool) {
+        self.inner.loads.with_label_values(&[model, variant, if ok { "ok" } else { "failed" }]).inc();
+    }
+
+    /// Counts an engine replaced while serving.
+    pub fn swapped(&self, model: &str, variant: &str) {
+        self.inner.swaps.with_label_values(&[model, variant]).inc();
+    }
+
+    /// Counts a fallback.
+    pub fn provider_fallback(&self, model: &str, variant: &str) {
+        self.inner.fallbacks.with_label_values(&[model, variant]).inc();
+    }
+
+    /// Bytes of artifacts on disk.
+    pub fn set_cache_bytes(&self, bytes: u64) {
+        self.inner.cache_bytes.set(bytes as i64);
+    }
+
+    /// Windows that wait for an acknowledgement.
+    pub fn set_spool_windows(&self, windows: u64) {
+        self.inner.spool_windows.set(windows as i64);
+    }
+
+    /// Adds observations that were dropped.
+    pub fn add_lost_observations(&self, count: u64) {
+        self.inner.lost_observations.inc_by(count);
+    }
+
+    /// Adds windows that were dropped.
+    pub fn add_lost_windows(&self, count: u64) {
+        self.inner.lost_windows.inc_by(count);
+    }
+
+    /// The snapshot in force.
+    pub fn set_snapshot(&self, version: SnapshotVersion) {
+        self.inner.snapshot_epoch.set(version.epoch as i64);
+        self.inner.snapshot_number.set(version.n as i64);
+    }
+
+    /// Whether the default model is warm.
+    pub fn set_ready(&self, ready: bool) {
+        self.inner.ready.set(f64::from(u8::from(ready)));
+    }
+
+    /// The registry, for metrics of other rooms' own devices.
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// Prometheus text.
+    pub fn render(&self) -> Result<String, MetricsError> {
+        Ok(TextEncoder::new().encode_to_string(&self.inner.registry.gather())?)
+    }
+}
+
+impl Inner {
+    fn make_lane(&self, model: &str, variant: &str) -> LaneMetrics {
+        let lane: &[&str] = &[model, variant];
+        let words = |series: &IntCounterVec, words: &[&'static str]| -> Arc<[(&'static str, IntCounter)]> {
+            words.iter().map(|it| (*it, series.with_label_values(&[model, variant, it]))).collect()
+        };
+        for outcome in ["ok", "failed"] {
+            self.loads.with_label_values(&[model, variant, outcome]);
+        }
+        self.swaps.with_label_values(lane);
+        self.fallbacks.with_label_values(lane);
+        LaneMetrics {
+            latency: self.latency.with_label_values(lane),
+            batch_size: self.batch_size.with_label_values(lane),
+            batch_wait: self.batch_wait.with_label_values(lane),
+            requests: self.requests.with_label_values(lane),
+            tokens: self.tokens.with_label_values(lane),
+            padded_tokens: self.padded_tokens.with_label_values(lane),
+            engine_seconds: self.engine_seconds.with_label_values(lane),
+            queue_depth: self.queue_depth.with_label_values(lane),
+            errors: words(&self.errors, ERROR_CODES),
+            flushes: words(&self.flushes, FLUSH_REASONS),
+        }
+    }
+}
+
+const BATCH_SIZES: &[f64] = &[1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 256.0, 512.0];
+
+fn latency_buckets() -> Vec<f64> {
+    let mut edges = vec![0.000_5];
+    while let Some(last) = edges.last().copied().filter(|it| *it < 30.0) {
+        // Three digits are plenty, and a label that people can read.
+        let next = last * LATENCY_STEP;
+        let digits = 10f64.powi(2 - next.log10().floor() as i32);
+        edges.push((next * digits).round() / digits);
+    }
+    edges
+}
+
+/// Makes a metric and registers it.
+struct Declare<'a> {
+    registry: &'a Registry,
+}
+
+impl Declare<'_> {
+    fn add<T: prometheus::core::Collector + Clone + 'static>(&self, metric: T) -> Result<T, prometheus::Error> {
+        self.registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: Vec<f64>) -> Result<HistogramVec, prometheus::Error> {
+        self.add(HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets), LANE)?)
+    }
+
+    fn counter(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+        self.add(CounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        self.add(IntGauge::new(name, help)?)
+    }
+
+    fn float(&self, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
+        self.add(Gauge::new(name, help)?)
+    }
+
+    fn plain(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        self.add(IntCounter::new(name, help)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variant_has_its_series_before_its_first_request() {
+        let metrics = Metrics::new().unwrap();
+        metrics.lane("m", "fp32");
+        let text = metrics.render().unwrap();
+        for expected in [
+            r#"akidb_embed_latency_seconds_bucket{model="m",model_version="fp32",le="0.0005"} 0"#,
+            r#"akidb_batch_size_bucket{model="m",model_version="fp32",le="64"} 0"#,
+            r#"akidb_batch_wait_time_seconds_bucket{model="m",model_version="fp32",le="+Inf"} 0"#,
+            r#"akidb_embed_requests_total{model="m",model_version="fp32"} 0"#,
+            r#"akidb_embed_errors_total{code="queue_full",model="m",model_version="fp32"} 0"#,
+            r#"akidb_batch_flush_total{model="m",model_version="fp32",reason="idle"} 0"#,
+        ] {
+            assert!(text.contains(expected), "{expected} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn latency_buckets_are_fine_and_bounded() {
+        let edges = latency_buckets();
+        assert!(edges.len() <= 81 && *edges.last().unwrap() >= 30.0, "{edges:?}");
+        assert!(edges.windows(2).all(|it| it[1] / it[0] < 1.16 && it[1] / it[0] > 1.14), "{edges:?}");
+    }
+}
