@@ -1,0 +1,148 @@
+//! The load generator against a real HTTP server whose behaviour each test chooses.
+
+mod server;
+
+use std::process::Output;
+use std::time::Duration;
+
+use akidb_loadtest::plan::{Plan, RunArgs};
+use akidb_loadtest::report::Report;
+use akidb_loadtest::run;
+use clap::Parser;
+use indicatif::ProgressBar;
+use server::{Behaviour, Server};
+
+#[derive(Debug, Parser)]
+struct Line {
+    #[command(flatten)]
+    args: RunArgs,
+}
+
+fn plan(url: &str, options: &str) -> Plan {
+    let line = format!("run --url {url} {options}");
+    Line::try_parse_from(line.split_whitespace()).unwrap().args.try_into().unwrap()
+}
+
+async fn measure(url: &str, options: &str) -> Report {
+    run::run(&plan(url, options), &ProgressBar::hidden()).await
+}
+
+async fn binary(url: &str, options: &str) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_akidb-loadtest"));
+    command.args(["run", "--url", url]).args(options.split_whitespace()).output().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_loop_counts_what_the_server_counts() {
+    let server = Server::start(Behaviour::default()).await;
+    let report = measure(&server.url, "--requests 300 --clients 4 --batch 3 --warmup 20 --check").await;
+    assert_eq!((report.requests, report.succeeded, report.failed, report.texts), (300, 300, 0, 900), "{}", report.text());
+    assert_eq!((server.requests(), report.warmup_requests, report.connections), (320, 20, 4));
+    assert_eq!(report.variants.get("fp32"), Some(&300));
+    assert!(report.latency_ms.is_some() && report.rate.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_clock_ends_a_closed_loop_after_its_answers() {
+    let server = Server::start(Behaviour { delay: Duration::from_millis(20), ..Behaviour::default() }).await;
+    let report = measure(&server.url, "--duration 300ms --clients 2").await;
+    assert_eq!(report.requests, server.requests());
+    assert!((10..=32).contains(&report.requests), "{}", report.text());
+    assert!(report.latency_ms.unwrap().p50 >= 20.0);
+}
+
+/// The proof against coordinated omission: the server stands still for 600 ms once. Four clients see only four slow answers, and a
+/// figure since sending hides the stall; a fourth of all requests was due in it, and the figure since due shows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_loop_shows_a_stall_to_every_request_that_was_due_in_it() {
+    let stall = Behaviour { stall: Some((100, Duration::from_millis(600))), ..Behaviour::default() };
+    let server = Server::start(stall).await;
+    let report = measure(&server.url, "--rate 200 --duration 2s --clients 4").await;
+    assert_eq!((report.requests, report.failed, server.requests()), (400, 0, 400), "{}", report.text());
+    let (latency, service) = (report.latency_ms.unwrap(), report.service_ms.unwrap());
+    assert!(latency.p99 >= 500.0 && latency.p90 >= 200.0, "{}", report.text());
+    assert!(service.p90 < 100.0, "{}", report.text());
+    assert!(report.started_late >= 80, "{}", report.text());
+
+    let server = Server::start(stall).await;
+    let closed = measure(&server.url, "--requests 4000 --clients 4").await;
+    assert!(closed.latency_ms.unwrap().p99 < 100.0, "a closed loop hides it: {}", closed.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_nobody_could_send_are_accounted_as_unsent() {
+    let server = Server::start(Behaviour { delay: Duration::from_mins(1), ..Behaviour::default() }).await;
+    let report = measure(&server.url, "--rate 50 --duration 400ms --clients 1 --timeout 150ms").await;
+    assert_eq!((report.requests, report.succeeded), (20, 0), "{}", report.text());
+    let (timeout, unsent) = (report.errors["timeout"], report.errors["unsent"]);
+    assert!(timeout >= 2 && unsent >= 10 && timeout + unsent == 20, "{}", report.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_counted_by_status_with_their_retry_after() {
+    let server = Server::start(Behaviour { refuse_every: 3, ..Behaviour::default() }).await;
+    let report = measure(&server.url, "--requests 90 --clients 3").await;
+    assert_eq!((report.succeeded, report.failed, report.errors["429"]), (60, 30, 30), "{}", report.text());
+    assert_eq!((report.retry_after.answers, report.retry_after.max_seconds), (30, 7));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_connection_fails_one_request_and_is_made_again() {
+    let server = Server::start(Behaviour { break_every: 10, ..Behaviour::default() }).await;
+    let report = measure(&server.url, "--requests 100 --clients 1").await;
+    assert_eq!((report.requests, report.succeeded, report.errors["broken"]), (100, 90, 10), "{}", report.text());
+    assert!(report.connections >= 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_its_vectors_has_failed() {
+    let server = Server::start(Behaviour { vectors_missing: 1, ..Behaviour::default() }).await;
+    let report = measure(&server.url, "--requests 10 --batch 2 --check").await;
+    assert_eq!(report.errors["bad_answer"], 10, "{}", report.text());
+    assert_eq!(measure(&server.url, "--requests 10 --batch 2").await.failed, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_exit_code_tells() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    let good = Server::start(Behaviour::default()).await;
+    let output = binary(&good.url, &format!("--requests 10 --json {}", file.display())).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("requests   10 in"), "{output:?}");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!((&json["requests"], &json["mode"]), (&10.into(), &"closed".into()));
+    assert!(json["latency_ms"]["p99_9"].is_number());
+
+    let bad = Server::start(Behaviour { refuse_every: 2, ..Behaviour::default() }).await;
+    assert_eq!(binary(&bad.url, "--requests 10").await.status.code(), Some(1));
+    assert_eq!(binary(&bad.url, "--requests 10 --allow-errors").await.status.code(), Some(0));
+    assert_eq!(binary(&bad.url, "--requests 10 --rate 0").await.status.code(), Some(2));
+    let output = binary("http://127.0.0.1:9/", "--requests 3 --clients 1").await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("connect: 3"), "{output:?}");
+}
+
+/// Ctrl-C: what was due is in the report, sent or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_the_run_with_a_whole_account() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report.json");
+    let server = Server::start(Behaviour { delay: Duration::from_millis(100), ..Behaviour::default() }).await;
+    let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_akidb-loadtest"))
+        .args(["run", "--url", &server.url, "--rate", "100", "--duration", "60s", "--clients", "1", "--json"])
+        .arg(&file)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    while server.requests() < 5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let interrupt = tokio::process::Command::new("kill").args(["-INT", &child.id().unwrap().to_string()]).status().await.unwrap();
+    assert!(interrupt.success());
+    assert_eq!(child.wait().await.unwrap().code(), Some(1));
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(json["interrupted"], true);
+    assert_eq!(json["succeeded"].as_u64(), Some(server.requests()));
+    assert!(json["errors"]["unsent"].as_u64() >= Some(20), "{json}");
+}
