@@ -111,6 +111,14 @@ mod tests {
 
     use super::*;
 
+    fn sketch_of(values: &[u64]) -> Sketch {
+        let mut sketch = Sketch::default();
+        for value in values {
+            sketch.record(*value);
+        }
+        sketch
+    }
+
     #[test]
     fn the_range_is_61_us_to_64_s() {
         assert_eq!((lower_bound(MIN_INDEX), lower_bound(0), lower_bound(END_INDEX)), (61_035, 1_000_000_000, 64_000_000_000));
@@ -125,16 +133,14 @@ mod tests {
     proptest! {
         #[test]
         fn a_merge_equals_recording_everything_in_one(a in prop::collection::vec(0..100_000_000_000u64, 0..60), b in prop::collection::vec(0..100_000_000_000u64, 0..60)) {
-            let of = |values: &[u64]| { let mut s = Sketch::default(); values.iter().for_each(|v| s.record(*v)); s };
-            let mut merged = of(&a);
-            merged.merge(&of(&b));
-            prop_assert_eq!(merged, of(&[a, b].concat()));
+            let mut merged = sketch_of(&a);
+            merged.merge(&sketch_of(&b));
+            prop_assert_eq!(merged, sketch_of(&[a, b].concat()));
         }
 
         #[test]
         fn a_quantile_is_at_most_1_1_percent_above_the_value(mut values in prop::collection::vec(62_000..60_000_000_000u64, 1..200), q in 0.0..1.0f64) {
-            let mut sketch = Sketch::default();
-            values.iter().for_each(|v| sketch.record(*v));
+            let sketch = sketch_of(&values);
             values.sort_unstable();
             let exact = values[((q * values.len() as f64).ceil() as usize).max(1) - 1];
             let got = sketch.quantile(q).unwrap();
@@ -143,8 +149,7 @@ mod tests {
 
         #[test]
         fn a_threshold_on_a_boundary_counts_exactly(values in prop::collection::vec(0..100_000_000_000u64, 0..100), index in MIN_INDEX..END_INDEX) {
-            let mut sketch = Sketch::default();
-            values.iter().for_each(|v| sketch.record(*v));
+            let sketch = sketch_of(&values);
             prop_assert_eq!(sketch.count_above(index), values.iter().filter(|v| **v > lower_bound(index)).count() as u64);
         }
     }

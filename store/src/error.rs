@@ -61,7 +61,7 @@ impl StoreError {
         matches!(self, Self::Other { .. })
     }
 
-    pub(crate) fn io(uri: impl ToString, error: &io::Error) -> Self {
+    pub(crate) fn io(uri: &impl ToString, error: &io::Error) -> Self {
         let uri = uri.to_string();
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound { uri },

@@ -78,7 +78,7 @@ pub(crate) async fn read_range(client: &Client, uri: &ObjectUri, bucket: &str, k
 }
 
 pub(crate) async fn put_file(client: &Client, from: &Path, uri: &ObjectUri, bucket: &str, key: &str) -> Result<(), StoreError> {
-    let size = tokio::fs::metadata(from).await.map_err(|e| StoreError::io(from.display(), &e))?.len();
+    let size = tokio::fs::metadata(from).await.map_err(|e| StoreError::io(&from.display(), &e))?.len();
     if size > PART_BYTES {
         return put_parts(client, from, size, uri, bucket, key).await;
     }

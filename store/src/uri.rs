@@ -25,6 +25,7 @@ pub struct BadUri(pub String);
 
 impl ObjectUri {
     /// The object `relative` below this one.
+    #[must_use]
     pub fn join(&self, relative: &str) -> Self {
         match self {
             Self::File(path) => Self::File(path.join(relative)),

@@ -3,12 +3,18 @@
 //! Enters: what `make setup` made (`.venv`, `build/bundles`). Leaves: paths and running servers, stopped when dropped. Never: a stand-in
 //! for something missing; a test then fails and says what to run.
 
+#![expect(clippy::missing_panics_doc, reason = "a test that cannot go on panics; every function here may")]
+
+mod process;
 mod s3;
+mod system;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
+pub use process::{Process, program};
 pub use s3::S3Server;
+pub use system::{Client, System, get};
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -17,9 +23,6 @@ pub fn root() -> PathBuf {
 }
 
 /// Folder of the fp32 bundle of all-MiniLM-L6-v2.
-///
-/// # Panics
-/// When `make setup` has not made it.
 pub fn bundle() -> PathBuf {
     let folder = root().join("build/bundles/all-MiniLM-L6-v2-fp32");
     assert!(folder.join("manifest.json").is_file(), "{} is missing: run `make setup`", folder.display());
@@ -27,9 +30,6 @@ pub fn bundle() -> PathBuf {
 }
 
 /// ONNX Runtime's shared library.
-///
-/// # Panics
-/// When `make setup` has not installed it.
 pub fn onnxruntime() -> PathBuf {
     let lib = root().join("build/onnxruntime/libonnxruntime.so");
     assert!(lib.is_file(), "{} is missing: run `make setup`", lib.display());
@@ -37,9 +37,6 @@ pub fn onnxruntime() -> PathBuf {
 }
 
 /// A program of the Python environment.
-///
-/// # Panics
-/// When `make setup` has not installed it.
 pub fn venv_program(name: &str) -> PathBuf {
     let program = root().join(".venv/bin").join(name);
     assert!(program.is_file(), "{} is missing: run `make setup`", program.display());
@@ -47,18 +44,12 @@ pub fn venv_program(name: &str) -> PathBuf {
 }
 
 /// A port that was free a moment ago, on loopback.
-///
-/// # Panics
-/// When the machine has none.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port on loopback");
     listener.local_addr().expect("its address").port()
 }
 
 /// Copies a bundle (a folder without sub-folders), so that a test may spoil it.
-///
-/// # Panics
-/// When the disk refuses.
 pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a new folder");
     for entry in std::fs::read_dir(from).expect("a folder to copy") {

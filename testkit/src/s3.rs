@@ -28,9 +28,6 @@ pub struct S3Server {
 
 impl S3Server {
     /// Starts a server and waits until it answers; about 5 s.
-    ///
-    /// # Panics
-    /// When it does not answer within a minute; the message holds the end of its log.
     pub fn start() -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let (access_key, secret_key) = ("akidb-test".to_owned(), "akidb-test-secret".to_owned());

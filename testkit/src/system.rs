@@ -1,0 +1,201 @@
+//! A whole system on free loopback ports: a control plane and sidecars, as processes. Enters: nothing. Leaves: their addresses, and ways to
+//! stop, kill and start each. Never: a part that is not the real one.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::process::{Process, program};
+use crate::{bundle, free_port, onnxruntime};
+
+/// A control plane and at most one sidecar with state in a temporary folder.
+#[derive(Debug)]
+pub struct System {
+    folder: TempDir,
+    rest: u16,
+    grpc: u16,
+    api: u16,
+    ops: u16,
+    /// Extra environment of the control plane.
+    pub control_env: Vec<(&'static str, String)>,
+    /// Extra lines of the sidecar's configuration.
+    pub sidecar_config: String,
+    /// The control plane, while it runs.
+    pub control: Option<Process>,
+    /// The sidecar, while it runs.
+    pub sidecar: Option<Process>,
+}
+
+impl System {
+    /// Reserves ports and a folder; nothing runs yet.
+    pub fn new() -> Self {
+        Self {
+            folder: TempDir::new().expect("a temporary folder"),
+            rest: free_port(),
+            grpc: free_port(),
+            api: free_port(),
+            ops: free_port(),
+            control_env: Vec::new(),
+            sidecar_config: String::new(),
+            control: None,
+            sidecar: None,
+        }
+    }
+
+    /// The usual system: MiniLM imported, a price, a sidecar ready.
+    pub fn ready(price_per_hour: Option<&str>) -> Self {
+        let mut system = Self::new();
+        system.start_control();
+        system.akidb(&["models", "import", &bundle().display().to_string()]);
+        if let Some(price) = price_per_hour {
+            system.akidb(&["prices", "set", "cpu", "--per-hour", price, "--region", "local", "--source", "test"]);
+        }
+        system.start_sidecar();
+        system
+    }
+
+    /// A path below the system's folder.
+    pub fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join(relative)
+    }
+
+    /// The control plane's environment, for its other commands.
+    pub fn control_environment(&self) -> Vec<(&'static str, String)> {
+        let mut env = vec![
+            ("AKIDB_CP_DATA_DIR", self.path("control-plane").display().to_string()),
+            ("AKIDB_CP_LISTEN_REST", format!("127.0.0.1:{}", self.rest)),
+            ("AKIDB_CP_LISTEN_GRPC", format!("127.0.0.1:{}", self.grpc)),
+        ];
+        env.extend(self.control_env.iter().cloned());
+        env
+    }
+
+    /// Starts the control plane and waits until it is ready.
+    pub fn start_control(&mut self) {
+        self.control =
+            Some(Process::start("akidb-control-plane", &["serve"], &self.control_environment(), &self.path("control-plane.log")));
+        let url = format!("http://127.0.0.1:{}/readyz", self.rest);
+        wait_ready(self.control.as_mut(), &url, Duration::from_secs(60));
+    }
+
+    /// Starts the sidecar and waits until it is ready.
+    pub fn start_sidecar(&mut self) {
+        let token = self.path("sidecar-token");
+        if !token.is_file() {
+            let made = self.akidb(&["tokens", "create", "--name", "test", "--role", "sidecar"]);
+            std::fs::write(&token, made["token"].as_str().expect("a token")).expect("the token's file");
+        }
+        self.spawn_sidecar();
+        let url = format!("http://127.0.0.1:{}/readyz", self.api);
+        wait_ready(self.sidecar.as_mut(), &url, Duration::from_secs(120));
+    }
+
+    /// Starts the sidecar without waiting.
+    pub fn spawn_sidecar(&mut self) {
+        let config = self.path("sidecar.toml");
+        std::fs::write(&config, self.config()).expect("the sidecar's configuration");
+        let arguments = ["--config", &config.display().to_string()];
+        self.sidecar = Some(Process::start("akidb-sidecar", &arguments, &[], &self.path("sidecar.log")));
+    }
+
+    fn config(&self) -> String {
+        let Self { api, ops, grpc, .. } = self;
+        let (runtime, state, token) = (onnxruntime(), self.path("sidecar"), self.path("sidecar-token"));
+        format!(
+            r"TODO api {api} ops {ops} grpc {grpc} {} {} {}
+{}",
+            runtime.display(),
+            state.display(),
+            token.display(),
+            self.sidecar_config
+        )
+    }
+
+    /// Runs the command line with `--json` as the first administrator.
+    pub fn akidb(&self, arguments: &[&str]) -> Value {
+        let done = Command::new(program("akidb"))
+            .arg("--json")
+            .args(arguments)
+            .env("AKIDB_SERVER", format!("http://127.0.0.1:{}", self.rest))
+            .env("AKIDB_TOKEN_FILE", self.path("control-plane/admin-token"))
+            .output()
+            .expect("the command line runs");
+        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        assert!(done.status.success(), "akidb {arguments:?}: {err}");
+        serde_json::from_str(&out).unwrap_or_else(|e| panic!("akidb {arguments:?} printed `{out}`: {e}"))
+    }
+
+    /// GET of a path of the sidecar's API: status and body.
+    pub fn get(&self, path: &str) -> (u16, Value) {
+        get(&format!("http://127.0.0.1:{}{path}", self.api))
+    }
+
+    /// POST of one embed request: status and body.
+    pub fn embed(&self, body: &Value) -> (u16, Value) {
+        self.client().embed(body)
+    }
+
+    /// A client with a connection of its own.
+    pub fn client(&self) -> Client {
+        Client { agent: agent(), url: format!("http://127.0.0.1:{}/api/v1/embed", self.api) }
+    }
+
+    /// Waits until `what` holds.
+    pub fn until(&self, limit: Duration, mut what: impl FnMut(&Self) -> Result<(), String>) {
+        let deadline = Instant::now() + limit;
+        while let Err(still) = what(self) {
+            assert!(Instant::now() < deadline, "after {limit:?} still {still}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// An application of the sidecar.
+#[derive(Debug)]
+pub struct Client {
+    agent: ureq::Agent,
+    url: String,
+}
+
+impl Client {
+    /// POST of one embed request: status and body.
+    pub fn embed(&self, body: &Value) -> (u16, Value) {
+        read(self.agent.post(&self.url).send_json(body).unwrap_or_else(|e| panic!("POST {}: {e}", self.url)))
+    }
+}
+
+impl Default for System {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(60))).build().into()
+}
+
+fn read(mut answer: ureq::http::Response<ureq::Body>) -> (u16, Value) {
+    let text = answer.body_mut().read_to_string().expect("a body");
+    (answer.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+/// GET: status and body.
+pub fn get(url: &str) -> (u16, Value) {
+    read(agent().get(url).call().unwrap_or_else(|e| panic!("GET {url}: {e}")))
+}
+
+fn wait_ready(process: Option<&mut Process>, url: &str, limit: Duration) {
+    let process = process.expect("a process to wait for");
+    let deadline = Instant::now() + limit;
+    loop {
+        assert!(process.ended().is_none(), "it ended before it was ready:\n{}", process.log());
+        if agent().get(url).call().is_ok_and(|it| it.status() == 200) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{url} was not ready within {limit:?}:\n{}", process.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
