@@ -35,7 +35,7 @@ build: cargo ## Build the three programs in release mode
 lint: setup ## Formatting, lints, import arrows, compile-time checked SQL
 	cargo fmt --all --check
 	$(PYTHON) scripts/check_arrows.py
-	$(VENV)/bin/ruff check --config scripts/ruff.toml scripts helm
+	$(VENV)/bin/ruff check scripts helm
 	PYTHON=$(PYTHON) control-plane/prepare-sqlx.sh --check
 	SQLX_OFFLINE=true cargo clippy --workspace --all-targets --locked -- -D warnings
 

@@ -1,7 +1,8 @@
 """Runs the control plane and one sidecar on loopback until told to stop.
 
-Enters: the built programs, a bundle, ONNX Runtime's library, a folder for state. Leaves: two services with the model catalogued and
-priced, and what to paste to try them. Must never: leave a process behind, or touch anything outside its state folder.
+Enters: the built programs, a bundle, ONNX Runtime's library, a folder for state. Leaves: two services with the model
+catalogued and priced, and what to paste to try them. Must never: leave a process behind, or touch anything outside its
+state folder.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -60,7 +60,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, required=True, help="folder for all state")
     parser.add_argument("--bundle", type=Path, required=True, help="bundle to serve")
     parser.add_argument("--runtime", type=Path, required=True, help="ONNX Runtime's shared library")
-    parser.add_argument("--price", help=f"USD an hour of this machine's CPU (default: what the price book has, else {EXAMPLE_PRICE}, an example)")
+    parser.add_argument(
+        "--price",
+        help=f"USD an hour of this machine's CPU (default: what the price book has, else {EXAMPLE_PRICE}, an example)",
+    )
     parser.add_argument("--programs", type=Path, default=ROOT / "target" / "release", help="folder of the programs")
     return parser.parse_args()
 
@@ -88,7 +91,12 @@ class Local:
 
     def start(self) -> None:
         """Control plane, catalog, price, sidecar; each step says what it does."""
-        for port, what in ((REST, "control plane REST"), (GRPC, "control plane gRPC"), (API, "sidecar API"), (OPS, "sidecar ops")):
+        for port, what in (
+            (REST, "control plane REST"),
+            (GRPC, "control plane gRPC"),
+            (API, "sidecar API"),
+            (OPS, "sidecar ops"),
+        ):
             refuse_busy(port, what)
         for folder in ("control-plane", "sidecar", "logs"):
             (self.state / folder).mkdir(parents=True, exist_ok=True)
@@ -109,7 +117,14 @@ class Local:
             raise Failed(f"{path} is missing: run `make build`")
         log = (self.state / "logs" / f"{program}.log").open("ab")
         # A group of its own: Ctrl-C reaches us alone, and we stop the services in order.
-        process = subprocess.Popen([path, *arguments], env={**os.environ, **env}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)
+        process = subprocess.Popen(
+            [path, *arguments],
+            env={**os.environ, **env},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            process_group=0,
+        )
         self.running.append((program, process))
 
     def set_price(self) -> None:
@@ -119,7 +134,10 @@ class Local:
         if self.args.price or not known:
             price, source = self.args.price or EXAMPLE_PRICE, "make run" if self.args.price else "example"
             self.akidb("prices", "set", "cpu", "--per-hour", price, "--region", "local", "--source", source)
-            say(f"price: ${price} an hour for this machine's CPU" + ("" if self.args.price else " (example; `make run PRICE=` sets another)"))
+            say(
+                f"price: ${price} an hour for this machine's CPU"
+                + ("" if self.args.price else " (example; `make run PRICE=` sets another)")
+            )
 
     def sidecar_config(self) -> Path:
         """Writes the sidecar's configuration and, once, a token for it."""
@@ -131,7 +149,15 @@ class Local:
             with os.fdopen(descriptor, "w") as file:
                 file.write(made["token"])
         config = folder / "config.toml"
-        config.write_text(SIDECAR_CONFIG.format(folder=toml(folder), runtime=toml(self.args.runtime.resolve()), token=toml(token), grpc=GRPC))
+        paths = {
+            "folder": folder,
+            "socket": folder / "embed.sock",
+            "runtime": self.args.runtime.resolve(),
+            "token": token,
+        }
+        config.write_text(
+            SIDECAR_CONFIG.format(api=API, ops=OPS, grpc=GRPC, **{key: toml(path) for key, path in paths.items()})
+        )
         return config
 
     def akidb(self, *arguments: str) -> str:
@@ -142,9 +168,18 @@ class Local:
             "AKIDB_TOKEN_FILE": str(self.state / "control-plane" / "admin-token"),
         }
         # Progress goes to the terminal; answers come back to us.
-        done = subprocess.run([self.programs / "akidb", *arguments], env=env, stdout=subprocess.PIPE, text=True, check=False, process_group=0)
+        done = subprocess.run(
+            [self.programs / "akidb", *arguments],
+            env=env,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+            process_group=0,
+        )
         if done.returncode != 0:
-            raise Failed(f"`akidb {' '.join(arguments)}` failed with exit code {done.returncode} (its message is above)")
+            raise Failed(
+                f"`akidb {' '.join(arguments)}` failed with exit code {done.returncode} (its message is above)"
+            )
         return done.stdout
 
     def wait_for(self, what: str, url: str, seconds: float) -> None:
@@ -225,11 +260,30 @@ def refuse_busy(port: int, what: str) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise Failed(f"port {port} ({what}) is taken ({error.strerror}): stop what listens there, e.g. another `make run`") from None
+            raise Failed(
+                f"port {port} ({what}) is taken ({error.strerror}): stop what listens there, e.g. another `make run`"
+            ) from None
 
 
 SIDECAR_CONFIG = """\
 # Written by `make run`; changes are lost at its next start.
+[server]
+listen = "127.0.0.1:{api}"
+ops_listen = "127.0.0.1:{ops}"
+unix_socket = {socket}
+
+[storage]
+state_folder = {folder}
+
+[control_plane]
+address = "http://127.0.0.1:{grpc}"
+token_file = {token}
+
+[runtime]
+onnxruntime = {runtime}
+
+[embedding.models]
+default = "all-MiniLM-L6-v2"
 """
 
 

@@ -105,11 +105,22 @@ impl System {
         let Self { api, ops, grpc, .. } = self;
         let (runtime, state, token) = (onnxruntime(), self.path("sidecar"), self.path("sidecar-token"));
         format!(
-            r"TODO api {api} ops {ops} grpc {grpc} {} {} {}
-{}",
-            runtime.display(),
+            r#"
+[server]
+listen = "127.0.0.1:{api}"
+ops_listen = "127.0.0.1:{ops}"
+[storage]
+state_folder = "{}"
+[control_plane]
+address = "http://127.0.0.1:{grpc}"
+token_file = "{}"
+[runtime]
+onnxruntime = "{}"
+{}
+"#,
             state.display(),
             token.display(),
+            runtime.display(),
             self.sidecar_config
         )
     }
