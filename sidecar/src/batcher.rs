@@ -12,14 +12,17 @@ mod executor;
 pub mod policy;
 mod queue;
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use akidb_domain::window::LaneId;
+use tokio::sync::oneshot;
 
-use crate::clock::Clock;
+use executor::Executor;
+use queue::{Overhead, Queue};
+
 use crate::engine::{Engine, EngineError, TokenBatch};
 use crate::metrics::Metrics;
 use crate::telemetry::Telemetry;
@@ -115,42 +118,66 @@ pub enum BatchError {
 /// The handle; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Batcher {
-    queue: Arc<queue::Queue>,
-    next_engine: Arc<AtomicU64>,
+    queue: Arc<Queue>,
 }
 
 impl Batcher {
-    /// Starts the executor's thread.
-    pub fn start(config: BatcherConfig, telemetry: Telemetry, metrics: Metrics, clock: Clock) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let _ = (telemetry, metrics, clock, config);
-        Err(std::io::Error::other("not yet"))
+    /// Starts the executor's thread. It ends at [`Batcher::shutdown`].
+    pub fn start(config: BatcherConfig, telemetry: Telemetry, metrics: Metrics) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let queue = Arc::new(Queue::new(config, metrics.clone()));
+        let executor = Executor { queue: queue.clone(), telemetry, metrics, engines: HashMap::new(), tensors: TokenBatch::default() };
+        let thread = std::thread::Builder::new().name("executor".into()).spawn(move || executor.run())?;
+        Ok((Self { queue }, thread))
     }
 
-    /// Takes an engine in.
+    /// Takes an engine in; returns when the executor has it.
     pub async fn install(&self, engine: Box<dyn Engine>) -> EngineId {
-        let _ = engine;
-        EngineId(self.next_engine.fetch_add(1, Ordering::Relaxed))
+        let (id, taken) = self.queue.install(engine);
+        // An error means that the executor has ended; work for the engine is then refused as `Closed`.
+        drop(taken.await);
+        id
     }
 
-    /// Drops an engine once the work queued for it is done.
+    /// Drops an engine once the work queued for it is done; returns when it is gone.
     pub async fn remove(&self, engine: EngineId) {
-        let _ = engine;
+        // An error means that there is no such engine, or no executor any more.
+        drop(self.queue.remove(engine).await);
     }
 
-    /// Runs a batch that no request asked for, when there is nothing better to do.
-    pub async fn run_overhead(&self, engine: EngineId, batch: TokenBatch, cause: &'static str, model: &str, variant: &str) -> Result<Vec<f32>, EngineError> {
-        let _ = (engine, batch, cause, model, variant);
-        Err(EngineError::Run("the batcher has stopped".into()))
+    /// Runs a batch that no request asked for: when nothing waits, or within a tenth of a busy device. `cause` is `warmup`, `parity`, ...
+    pub async fn run_overhead(
+        &self,
+        engine: EngineId,
+        batch: TokenBatch,
+        cause: &'static str,
+        model: &str,
+        variant: &str,
+    ) -> Result<Vec<f32>, EngineError> {
+        let (done, answer) = oneshot::channel();
+        self.queue.overhead(Overhead { engine, batch, cause, model: model.to_owned(), variant: variant.to_owned(), done });
+        answer.await.unwrap_or_else(|_| Err(EngineError::Run("the batcher has stopped".into())))
     }
 
-    /// Runs a request's texts.
+    /// Runs a request's texts. Dropping the future drops what of them still waits.
     pub async fn submit(&self, work: Work) -> Result<Embedded, BatchError> {
-        let _ = work;
-        Err(BatchError::Closed)
+        let deadline = tokio::time::Instant::from_std(work.deadline);
+        let (_ticket, answer) = self.queue.push(work, Instant::now())?;
+        match tokio::time::timeout_at(deadline, answer).await {
+            Ok(answer) => answer.unwrap_or(Err(BatchError::Closed)),
+            Err(_) => Err(BatchError::Deadline),
+        }
     }
 
-    /// Takes no more work, and ends the executor when the queue is empty or `deadline` has come.
+    /// Takes no more work, finishes what waits until `deadline`, and ends the executor. Returns at the deadline even if a batch still runs.
     pub async fn shutdown(&self, deadline: Instant) {
-        let _ = deadline;
+        self.queue.close(deadline);
+        let mut ended = self.queue.ended();
+        let end = ended.wait_for(|it| *it);
+        if tokio::time::timeout_at(tokio::time::Instant::from_std(deadline), end).await.is_err() {
+            tracing::warn!("a batch still ran at the deadline of the shutdown");
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,125 @@
-//! x
+//! The thread that owns a device's engines and runs one batch at a time.
+//!
+//! Enters: steps from the queue. Leaves: vectors, observations, metrics. Never: two engines at once, an end by a panic of an engine.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::EngineId;
+use super::queue::{Batch, Outcome, Overhead, Queue, Step};
+use crate::engine::{Engine, EngineError, TokenBatch};
+use crate::metrics::Metrics;
+use crate::telemetry::{BatchDone, Observation, Telemetry};
+
+/// Padding; masked, so any id would do.
+const PAD: i64 = 0;
+
+pub(super) struct Executor {
+    pub(super) queue: Arc<Queue>,
+    pub(super) telemetry: Telemetry,
+    pub(super) metrics: Metrics,
+    pub(super) engines: HashMap<EngineId, Box<dyn Engine>>,
+    /// Kept between batches, for their memory.
+    pub(super) tensors: TokenBatch,
+}
+
+/// Tells the queue even if the thread dies.
+struct EndOnDrop(Arc<Queue>);
+
+impl Drop for EndOnDrop {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl Executor {
+    pub(super) fn run(mut self) {
+        let _end = EndOnDrop(self.queue.clone());
+        loop {
+            match self.queue.next_step() {
+                Step::Install(install) => {
+                    self.engines.insert(install.id, install.engine);
+                    // Who asked may have left.
+                    let _ = install.done.send(());
+                }
+                Step::Remove(id, done) => {
+                    self.engines.remove(&id);
+                    // Who asked may have left.
+                    let _ = done.send(());
+                }
+                Step::Overhead(overhead) => self.overhead(overhead),
+                Step::Batch(batch) => self.batch(&batch),
+                Step::End => return,
+            }
+        }
+    }
+
+    fn batch(&mut self, batch: &Batch) {
+        fill(&mut self.tensors, &batch.texts);
+        let (lane, rows) = (&batch.cut.lane.lane, batch.cut.items.len());
+        let tokens: u64 = batch.cut.items.iter().map(|it| u64::from(it.tokens)).sum();
+        let padded_tokens = self.tensors.ids.len() as u64;
+        let from = Instant::now();
+        self.telemetry.observe(Observation::BatchStarted { lane: lane.clone(), at: from });
+        let result = run(&mut self.engines, batch.cut.engine, &self.tensors);
+        let to = Instant::now();
+        self.telemetry.observe(Observation::BatchFinished(BatchDone { lane: lane.clone(), from, to, tokens, padded_tokens }));
+        let vectors = result.map(|(flat, dimension)| flat.chunks_exact(dimension.max(1)).map(<[f32]>::to_vec).collect());
+        let vectors = vectors.map_err(|error| {
+            tracing::error!(model = lane.model, variant = lane.variant, rows, %error, "a batch failed");
+            error.to_string()
+        });
+        if let Some(metrics) = &batch.metrics {
+            metrics.batch_size.observe(rows as f64);
+            metrics.flush(batch.cut.reason);
+            metrics.tokens.inc_by(tokens);
+            metrics.padded_tokens.inc_by(padded_tokens);
+            metrics.engine_seconds.inc_by((to - from).as_secs_f64());
+        }
+        self.queue.finish(batch, Outcome { from, to, tokens, padded_tokens, vectors });
+    }
+
+    fn overhead(&mut self, overhead: Overhead) {
+        let Overhead { engine, batch, cause, model, variant, done } = overhead;
+        if done.is_closed() {
+            return;
+        }
+        let from = Instant::now();
+        let result = run(&mut self.engines, engine, &batch).map(|it| it.0);
+        let to = Instant::now();
+        self.telemetry.observe(Observation::Overhead { cause, model, variant, from, to });
+        self.metrics.overhead(cause, to - from);
+        self.queue.overhead_finished(to - from);
+        // Who asked may have left.
+        drop(done.send(result));
+    }
+}
+
+/// Vectors and their length.
+fn run(engines: &mut HashMap<EngineId, Box<dyn Engine>>, id: EngineId, batch: &TokenBatch) -> Result<(Vec<f32>, usize), EngineError> {
+    let engine = engines.get_mut(&id).ok_or_else(|| EngineError::Run("the engine is gone".into()))?;
+    let dimension = engine.dimension();
+    let result = catch_unwind(AssertUnwindSafe(|| engine.run(batch)));
+    let vectors = result.unwrap_or_else(|_| Err(EngineError::Run("it panicked".into())))?;
+    if vectors.len() != batch.rows * dimension {
+        return Err(EngineError::Run(format!("{} numbers for {} texts of {dimension}", vectors.len(), batch.rows)));
+    }
+    Ok((vectors, dimension))
+}
+
+/// Texts side by side, padded to the longest.
+fn fill(tensors: &mut TokenBatch, texts: &[Vec<u32>]) {
+    let tokens = texts.iter().map(Vec::len).max().unwrap_or(0);
+    (tensors.rows, tensors.tokens) = (texts.len(), tokens);
+    tensors.ids.clear();
+    tensors.mask.clear();
+    for text in texts {
+        let padding = tokens - text.len();
+        tensors.ids.extend(text.iter().map(|it| i64::from(*it)));
+        tensors.ids.extend(std::iter::repeat_n(PAD, padding));
+        tensors.mask.extend(std::iter::repeat_n(1, text.len()));
+        tensors.mask.extend(std::iter::repeat_n(0, padding));
+    }
+}

@@ -1,1 +1,407 @@
-//! x
+//! What runs next. Pure: it decides from what waits and a moment it is given.
+//!
+//! Enters: requests as lengths, cancellations, how long batches took. Leaves: which texts run together, or until when to wait. Never: a
+//! thread, a clock, a token.
+//!
+//! - Lanes take turns, a batch each. Within a lane apps have equal credit in tokens, and within an app so have classes of length: a long
+//!   text pays more, so short ones are not stuck behind it.
+//! - Within a class the earliest deadline is first. Each further text of a request counts as due later by the engine time of those before
+//!   it, so a request of a thousand texts lets others in between.
+//! - Padding in a batch may cost what one more run would (learnt), and an eighth of the batch on top.
+//! - An idle device runs at once. Otherwise a batch that is not full waits for the window: `max_wait`, or if adaptive, the fixed cost of a
+//!   run when at least one more text is expected within it, else nothing.
+
+mod cost;
+mod fair;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use cost::Cost;
+use fair::Fair;
+
+use super::{BatcherConfig, EngineId};
+
+/// Tokens by which credit grows: a few short texts.
+const QUANTUM: i64 = 128;
+/// Overhead may take a tenth of a busy device.
+const OVERHEAD_PART: u64 = 9;
+/// Most overhead that is saved up.
+const OVERHEAD_CREDIT: i64 = 50_000_000;
+
+/// A request, as far as the policy cares.
+#[derive(Debug, Clone)]
+pub struct Ask<L> {
+    /// Names it; unique.
+    pub request: u64,
+    /// Lane it waits in.
+    pub lane: L,
+    /// Engine that runs it.
+    pub engine: EngineId,
+    /// Who asks.
+    pub app: String,
+    /// Tokens of each text.
+    pub lengths: Vec<u32>,
+    /// When it must be answered.
+    pub deadline: Instant,
+}
+
+/// A text in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Item {
+    /// Its request.
+    pub request: u64,
+    /// Its place in the request.
+    pub text: usize,
+    /// Its tokens.
+    pub tokens: u32,
+}
+
+/// A batch to run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut<L> {
+    /// Lane it is from.
+    pub lane: L,
+    /// Engine that runs it.
+    pub engine: EngineId,
+    /// Its texts.
+    pub items: Vec<Item>,
+    /// Why now.
+    pub reason: &'static str,
+}
+
+/// What to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next<L> {
+    /// Run this.
+    Run(Cut<L>),
+    /// Ask again then, or when something comes in.
+    WaitUntil(Instant),
+    /// Nothing waits.
+    Idle,
+}
+
+/// What waits and what was learnt.
+#[derive(Debug)]
+pub struct Policy<L> {
+    config: BatcherConfig,
+    /// In order of their turns.
+    lanes: VecDeque<Lane<L>>,
+    requests: HashMap<u64, Request<L>>,
+    costs: BTreeMap<EngineId, Cost>,
+    texts: usize,
+    tokens: u64,
+    last_arrival: Option<Instant>,
+    /// Mean time between texts, ns.
+    gap_ns: f64,
+    idle: bool,
+    overhead_credit: i64,
+}
+
+#[derive(Debug)]
+struct Lane<L> {
+    key: L,
+    engine: EngineId,
+    apps: Fair<String, App>,
+    arrivals: BTreeSet<(Instant, u64)>,
+    texts: usize,
+    tokens: u64,
+}
+
+#[derive(Debug, Default)]
+struct App {
+    classes: Fair<u32, Class>,
+}
+
+/// Texts of about the same length, by when they are due.
+type Class = BTreeMap<(Instant, u64, usize), u32>;
+
+#[derive(Debug)]
+struct Request<L> {
+    lane: L,
+    app: String,
+    arrival: Instant,
+    /// When each text is due, and its tokens; `None` once it is in a batch.
+    texts: Vec<Option<(Instant, u32)>>,
+    left: usize,
+}
+
+impl<L: Clone + Eq> Policy<L> {
+    /// Nothing waits, nothing is known.
+    pub fn new(config: BatcherConfig) -> Self {
+        Self {
+            config,
+            lanes: VecDeque::new(),
+            requests: HashMap::new(),
+            costs: BTreeMap::new(),
+            texts: 0,
+            tokens: 0,
+            last_arrival: None,
+            gap_ns: f64::INFINITY,
+            idle: true,
+            overhead_credit: 0,
+        }
+    }
+
+    /// Whether a request fits the queue; if not, when there should be room. An empty queue takes any.
+    pub fn admit(&self, engine: EngineId, lengths: &[u32]) -> Result<(), Duration> {
+        let tokens: u64 = lengths.iter().map(|it| u64::from(*it)).sum();
+        let work = self.estimate(engine, self.tokens + tokens);
+        if self.texts == 0 || (self.texts + lengths.len() <= self.config.max_queued_texts && work <= self.config.max_queued) {
+            return Ok(());
+        }
+        // Room for it is there when the queue has shrunk by its size.
+        let excess = work.saturating_sub(self.config.max_queued).max(self.estimate(engine, tokens));
+        Err(excess.min(self.estimate(engine, self.tokens)))
+    }
+
+    /// A request comes in.
+    pub fn push(&mut self, now: Instant, ask: Ask<L>) {
+        let Ask { request, lane: key, engine, app, lengths, deadline } = ask;
+        self.learn_arrivals(now, lengths.len());
+        let mut due = deadline;
+        let mut texts = Vec::with_capacity(lengths.len());
+        for tokens in lengths {
+            texts.push(Some((due, tokens)));
+            due += self.estimate(engine, u64::from(tokens));
+        }
+        let lane = self.lane_mut(&key, engine);
+        lane.arrivals.insert((now, request));
+        let classes = &mut lane.apps.entry(&app).classes;
+        for (text, (due, tokens)) in texts.iter().flatten().enumerate() {
+            classes.entry(&class_of(*tokens)).insert((*due, request, text), *tokens);
+        }
+        let (count, tokens) = (texts.len(), texts.iter().flatten().map(|it| u64::from(it.1)).sum::<u64>());
+        lane.texts += count;
+        lane.tokens += tokens;
+        self.texts += count;
+        self.tokens += tokens;
+        self.requests.insert(request, Request { lane: key, app, arrival: now, left: count, texts });
+    }
+
+    /// A request is no longer wanted: what of it still waits is dropped.
+    pub fn remove(&mut self, request: u64) {
+        let Some(found) = self.requests.get(&request) else { return };
+        let waiting: Vec<Item> = found.waiting(request).collect();
+        for item in waiting {
+            self.take(item, false);
+        }
+    }
+
+    /// What to do now, on a device that runs nothing.
+    pub fn next(&mut self, now: Instant) -> Next<L> {
+        let mut wake: Option<Instant> = None;
+        for at in 0..self.lanes.len() {
+            match self.reason(&self.lanes[at], now) {
+                Ok(reason) => return Next::Run(self.cut(at, reason)),
+                Err(until) => wake = Some(wake.map_or(until, |it| it.min(until))),
+            }
+        }
+        self.idle = wake.is_none();
+        wake.map_or(Next::Idle, Next::WaitUntil)
+    }
+
+    /// A batch took so long.
+    pub fn finished(&mut self, engine: EngineId, tokens: u64, padded_tokens: u64, took: Duration) {
+        self.costs.entry(engine).or_default().learn(tokens, padded_tokens, took);
+        self.overhead_credit = OVERHEAD_CREDIT.min(self.overhead_credit + (took.as_nanos() as u64 / OVERHEAD_PART) as i64);
+    }
+
+    /// Whether device time may go to something that no request asked for.
+    pub fn overhead_allowed(&self) -> bool {
+        self.texts == 0 || self.overhead_credit > 0
+    }
+
+    /// It took so long.
+    pub fn overhead_finished(&mut self, took: Duration) {
+        if self.texts > 0 {
+            self.overhead_credit -= took.as_nanos() as i64;
+        }
+    }
+
+    /// What was learnt of an engine is forgotten.
+    pub fn forget(&mut self, engine: EngineId) {
+        self.costs.remove(&engine);
+    }
+
+    /// Texts that wait in a lane.
+    pub fn waiting_in(&self, lane: &L) -> usize {
+        self.lanes.iter().filter(|it| it.key == *lane).map(|it| it.texts).sum()
+    }
+
+    /// Texts that wait.
+    pub fn waiting(&self) -> usize {
+        self.texts
+    }
+
+    fn estimate(&self, engine: EngineId, tokens: u64) -> Duration {
+        self.costs.get(&engine).map_or(Duration::ZERO, |it| it.estimate(tokens))
+    }
+
+    fn lane_mut(&mut self, key: &L, engine: EngineId) -> &mut Lane<L> {
+        let found = self.lanes.iter().position(|it| it.key == *key);
+        let at = found.unwrap_or_else(|| {
+            let (key, arrivals) = (key.clone(), BTreeSet::new());
+            self.lanes.push_back(Lane { key, engine, apps: Fair::default(), arrivals, texts: 0, tokens: 0 });
+            self.lanes.len() - 1
+        });
+        &mut self.lanes[at]
+    }
+
+    fn learn_arrivals(&mut self, now: Instant, texts: usize) {
+        if let Some(last) = self.last_arrival.replace(now) {
+            let gap = now.saturating_duration_since(last).as_nanos() as f64 / texts.max(1) as f64;
+            self.gap_ns = if self.gap_ns.is_finite() { 0.9 * self.gap_ns + 0.1 * gap } else { gap };
+        }
+    }
+
+    /// Why a lane should run now, or when it should at the latest.
+    fn reason(&self, lane: &Lane<L>, now: Instant) -> Result<&'static str, Instant> {
+        let oldest = lane.arrivals.first().map_or(now, |it| it.0);
+        let until = oldest + self.window(lane.engine);
+        match () {
+            () if !self.config.enabled => Ok("unbatched"),
+            () if lane.texts >= self.config.max_batch_size => Ok("size"),
+            () if lane.tokens >= self.config.max_batch_tokens as u64 => Ok("tokens"),
+            () if self.idle || self.requests.len() == 1 => Ok("idle"),
+            () if until <= now => Ok("window"),
+            () => Err(until),
+        }
+    }
+
+    fn window(&self, engine: EngineId) -> Duration {
+        if !self.config.adaptive {
+            return self.config.max_wait;
+        }
+        let fixed = self.costs.get(&engine).map_or(Duration::ZERO, Cost::fixed);
+        if self.gap_ns < fixed.as_nanos() as f64 { fixed.min(self.config.max_wait) } else { Duration::ZERO }
+    }
+
+    fn cut(&mut self, at: usize, reason: &'static str) -> Cut<L> {
+        self.idle = false;
+        let (key, engine) = (self.lanes[at].key.clone(), self.lanes[at].engine);
+        self.lanes.rotate_left(at + 1);
+        let mut shape = Shape {
+            max_rows: self.config.max_batch_size.max(1),
+            max_tokens: self.config.max_batch_tokens,
+            free_padding: self.costs.get(&engine).map_or(0, Cost::fixed_tokens),
+            ..Shape::default()
+        };
+        let mut items = Vec::new();
+        while let Some(item) = self.pick(&key, &mut shape) {
+            items.push(item);
+            if !self.config.enabled {
+                items.extend(self.rest_of(item, &mut shape));
+                break;
+            }
+        }
+        Cut { lane: key, engine, items, reason }
+    }
+
+    /// Takes the text whose turn it is among those that fit.
+    fn pick(&mut self, key: &L, shape: &mut Shape) -> Option<Item> {
+        let item = self.lanes.iter().find(|it| it.key == *key)?.best(shape)?;
+        shape.add(item.tokens);
+        self.take(item, true);
+        Some(item)
+    }
+
+    /// Takes what fits of the same request, nearest in length first.
+    fn rest_of(&mut self, first: Item, shape: &mut Shape) -> Vec<Item> {
+        let Some(request) = self.requests.get(&first.request) else { return Vec::new() };
+        let mut waiting: Vec<Item> = request.waiting(first.request).collect();
+        waiting.sort_by_key(|it| (it.tokens.abs_diff(first.tokens), it.text));
+        waiting.retain(|it| shape.add(it.tokens));
+        for item in &waiting {
+            self.take(*item, true);
+        }
+        waiting
+    }
+
+    /// Takes a text out of the queue; `charged` to its app and class if it is to run.
+    fn take(&mut self, item: Item, charged: bool) {
+        let Some(request) = self.requests.get_mut(&item.request) else { return };
+        let Some((due, tokens)) = request.texts.get_mut(item.text).and_then(Option::take) else { return };
+        request.left -= 1;
+        self.texts -= 1;
+        self.tokens -= u64::from(tokens);
+        let Some(at) = self.lanes.iter().position(|it| it.key == request.lane) else { return };
+        let lane = &mut self.lanes[at];
+        lane.take(&request.app, (due, item.request, item.text), tokens, charged);
+        if request.left == 0 {
+            lane.arrivals.remove(&(request.arrival, item.request));
+            self.requests.remove(&item.request);
+        }
+        if lane.texts == 0 {
+            self.lanes.remove(at);
+        }
+    }
+}
+
+impl<L> Request<L> {
+    fn waiting(&self, request: u64) -> impl Iterator<Item = Item> {
+        let texts = self.texts.iter().enumerate();
+        texts.filter_map(move |(text, it)| it.map(|(_, tokens)| Item { request, text, tokens }))
+    }
+}
+
+impl<L> Lane<L> {
+    fn take(&mut self, app: &String, key: (Instant, u64, usize), tokens: u32, charged: bool) {
+        self.texts -= 1;
+        self.tokens -= u64::from(tokens);
+        let class = class_of(tokens);
+        let classes = &mut self.apps.entry(app).classes;
+        classes.entry(&class).remove(&key);
+        if charged {
+            classes.charge(&class, i64::from(tokens));
+            self.apps.charge(app, i64::from(tokens));
+        }
+        self.apps.entry(app).classes.drop_where(Class::is_empty);
+        self.apps.drop_where(|it| it.classes.is_empty());
+    }
+
+    /// The text whose turn it is among those that fit.
+    fn best(&self, shape: &Shape) -> Option<Item> {
+        let fits = |class: &Class| class.first_key_value().is_some_and(|(_, tokens)| shape.fits(*tokens));
+        let app = self.apps.best(|app| app.classes.best(fits).is_some())?;
+        let class = app.classes.best(fits)?;
+        class.first_key_value().map(|(key, tokens)| Item { request: key.1, text: key.2, tokens: *tokens })
+    }
+}
+
+/// The class of a length: four to an octave, the shortest up to 9 tokens.
+fn class_of(tokens: u32) -> u32 {
+    let tokens = tokens.max(8);
+    let octave = tokens.ilog2();
+    octave * 4 + ((tokens >> (octave - 2)) & 3)
+}
+
+/// A batch as it grows.
+#[derive(Debug, Clone, Copy, Default)]
+struct Shape {
+    rows: usize,
+    longest: usize,
+    tokens: usize,
+    max_rows: usize,
+    max_tokens: usize,
+    free_padding: usize,
+}
+
+impl Shape {
+    fn fits(&self, tokens: u32) -> bool {
+        let (rows, longest) = (self.rows + 1, self.longest.max(tokens as usize));
+        let (computed, real) = (rows * longest, self.tokens + tokens as usize);
+        rows == 1 || (rows <= self.max_rows && computed <= self.max_tokens && computed - real <= self.free_padding + real / 8)
+    }
+
+    fn add(&mut self, tokens: u32) -> bool {
+        let fits = self.fits(tokens);
+        if fits {
+            (self.rows, self.longest, self.tokens) = (self.rows + 1, self.longest.max(tokens as usize), self.tokens + tokens as usize);
+        }
+        fits
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,396 @@
-//! x
+//! The work that waits. Behind a lock, not a channel: a client that leaves frees its place at once, also while the executor is inside a
+//! batch.
+//!
+//! Enters: requests, engines, finished batches. Leaves: the executor's next step, answers. Never: a lock held while an engine runs.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use akidb_domain::window::LaneId;
+use tokio::sync::{oneshot, watch};
+
+use super::policy::{Ask, Cut, Next, Policy};
+use super::{BatchError, BatcherConfig, Embedded, EngineId, Work};
+use crate::engine::{Engine, EngineError, TokenBatch};
+use crate::metrics::{LaneMetrics, Metrics};
+
+/// Overhead batches that may wait.
+const MAX_OVERHEADS: usize = 64;
+
+type Answer = Result<Embedded, BatchError>;
+
+/// A lane on an engine: what the policy tells apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LaneKey {
+    pub(super) lane: Arc<LaneId>,
+    pub(super) engine: EngineId,
+}
+
+/// What the executor does next.
+pub(super) enum Step {
+    Install(Install),
+    Remove(EngineId, oneshot::Sender<()>),
+    Overhead(Overhead),
+    Batch(Batch),
+    End,
+}
+
+/// An engine on its way in.
+pub(super) struct Install {
+    pub(super) id: EngineId,
+    pub(super) engine: Box<dyn Engine>,
+    pub(super) done: oneshot::Sender<()>,
+}
+
+/// A batch that no request asked for.
+pub(super) struct Overhead {
+    pub(super) engine: EngineId,
+    pub(super) batch: TokenBatch,
+    pub(super) cause: &'static str,
+    pub(super) model: String,
+    pub(super) variant: String,
+    pub(super) done: oneshot::Sender<Result<Vec<f32>, EngineError>>,
+}
+
+/// A batch of requests, taken out of the queue.
+pub(super) struct Batch {
+    pub(super) cut: Cut<LaneKey>,
+    /// Token ids, in the order of `cut.items`.
+    pub(super) texts: Vec<Vec<u32>>,
+    pub(super) metrics: Option<LaneMetrics>,
+}
+
+/// How a batch went.
+pub(super) struct Outcome {
+    pub(super) from: Instant,
+    pub(super) to: Instant,
+    pub(super) tokens: u64,
+    pub(super) padded_tokens: u64,
+    /// One vector a text.
+    pub(super) vectors: Result<Vec<Vec<f32>>, String>,
+}
+
 #[derive(Debug)]
-pub(super) struct Queue;
+pub(super) struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+    metrics: Metrics,
+    ended: watch::Sender<bool>,
+}
+
+struct State {
+    policy: Policy<LaneKey>,
+    pending: HashMap<u64, Pending>,
+    next_request: u64,
+    next_engine: u64,
+    engines: HashSet<EngineId>,
+    installs: VecDeque<Install>,
+    removals: Vec<(EngineId, oneshot::Sender<()>)>,
+    overheads: VecDeque<Overhead>,
+    /// No more work is taken; what waits at this moment is given up.
+    closing: Option<Instant>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("waiting", &self.policy.waiting()).finish_non_exhaustive()
+    }
+}
+
+/// A request on its way.
+struct Pending {
+    key: LaneKey,
+    texts: Vec<Vec<u32>>,
+    vectors: Vec<Vec<f32>>,
+    left: usize,
+    submitted: Instant,
+    started: bool,
+    engine: Duration,
+    share_ns: u64,
+    metrics: LaneMetrics,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A request's place; dropping it gives the place up.
+pub(super) struct Ticket {
+    queue: Arc<Queue>,
+    request: u64,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.queue.leave(self.request);
+    }
+}
+
+impl Queue {
+    pub(super) fn new(config: BatcherConfig, metrics: Metrics) -> Self {
+        let state = State {
+            policy: Policy::new(config),
+            pending: HashMap::new(),
+            next_request: 0,
+            next_engine: 0,
+            engines: HashSet::new(),
+            installs: VecDeque::new(),
+            removals: Vec::new(),
+            overheads: VecDeque::new(),
+            closing: None,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new(), metrics, ended: watch::channel(false).0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers once the executor has it.
+    pub(super) fn install(&self, engine: Box<dyn Engine>) -> (EngineId, oneshot::Receiver<()>) {
+        let (done, taken) = oneshot::channel();
+        let mut state = self.lock();
+        let id = EngineId(state.next_engine);
+        state.next_engine += 1;
+        if state.closing.is_none() {
+            state.engines.insert(id);
+            state.installs.push_back(Install { id, engine, done });
+            self.changed.notify_one();
+        }
+        (id, taken)
+    }
+
+    /// Answers once the engine is gone.
+    pub(super) fn remove(&self, engine: EngineId) -> oneshot::Receiver<()> {
+        let (done, gone) = oneshot::channel();
+        let mut state = self.lock();
+        if state.engines.contains(&engine) {
+            state.removals.push((engine, done));
+            self.changed.notify_one();
+        }
+        gone
+    }
+
+    pub(super) fn overhead(&self, overhead: Overhead) {
+        let mut state = self.lock();
+        let refusal = match () {
+            () if state.closing.is_some() => "the batcher has stopped",
+            () if state.overheads.len() >= MAX_OVERHEADS => "too many warm-up and parity batches wait",
+            () => {
+                state.overheads.push_back(overhead);
+                self.changed.notify_one();
+                return;
+            }
+        };
+        drop(state);
+        // Who asked may have left.
+        drop(overhead.done.send(Err(EngineError::Run(refusal.to_owned()))));
+    }
+
+    /// Takes a request in, if there is room.
+    pub(super) fn push(self: &Arc<Self>, work: Work, now: Instant) -> Result<(Ticket, oneshot::Receiver<Answer>), BatchError> {
+        let metrics = self.metrics.lane(&work.lane.model, &work.lane.variant);
+        let lengths: Vec<u32> = work.texts.iter().map(|it| it.len() as u32).collect();
+        let (answer, answered) = oneshot::channel();
+        let key = LaneKey { lane: work.lane, engine: work.engine };
+        let mut state = self.lock();
+        if state.closing.is_some() {
+            return Err(BatchError::Closed);
+        }
+        if !state.engines.contains(&work.engine) {
+            return Err(BatchError::Gone);
+        }
+        state.policy.admit(work.engine, &lengths).map_err(|retry_after| BatchError::QueueFull { retry_after })?;
+        let request = state.next_request;
+        state.next_request += 1;
+        let pending = Pending {
+            key: key.clone(),
+            vectors: vec![Vec::new(); work.texts.len()],
+            left: work.texts.len(),
+            texts: work.texts,
+            submitted: now,
+            started: false,
+            engine: Duration::ZERO,
+            share_ns: 0,
+            metrics,
+            answer,
+        };
+        pending.metrics.queue_depth.add(pending.left as i64);
+        state.pending.insert(request, pending);
+        state.policy.push(now, Ask { request, lane: key, engine: work.engine, app: work.app, lengths, deadline: work.deadline });
+        drop(state);
+        self.changed.notify_one();
+        Ok((Ticket { queue: self.clone(), request }, answered))
+    }
+
+    /// What of a request still waits is dropped; what runs is thrown away when it is done.
+    fn leave(&self, request: u64) {
+        let mut state = self.lock();
+        if let Some(pending) = state.pending.remove(&request) {
+            state.policy.remove(request);
+            state.show_depth(&pending);
+            // An engine may have been waiting for its last request to leave.
+            if !state.removals.is_empty() {
+                self.changed.notify_one();
+            }
+        }
+    }
+
+    /// Waits for something to do.
+    pub(super) fn next_step(&self) -> Step {
+        let mut state = self.lock();
+        loop {
+            let now = Instant::now();
+            let (step, until) = state.next_step(now);
+            if let Some(step) = step {
+                return step;
+            }
+            state = match until {
+                Some(until) => {
+                    let wait = until.saturating_duration_since(now);
+                    self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// A batch is done: those whose last text was in it are answered.
+    pub(super) fn finish(&self, batch: &Batch, outcome: Outcome) {
+        let mut state = self.lock();
+        let took = outcome.to.saturating_duration_since(outcome.from);
+        state.policy.finished(batch.cut.engine, outcome.tokens, outcome.padded_tokens, took);
+        match outcome.vectors {
+            Ok(vectors) => state.deliver(batch, vectors, took, outcome.tokens),
+            Err(cause) => state.fail(batch, &cause),
+        }
+    }
+
+    pub(super) fn overhead_finished(&self, took: Duration) {
+        self.lock().policy.overhead_finished(took);
+    }
+
+    pub(super) fn close(&self, deadline: Instant) {
+        self.lock().closing.get_or_insert(deadline);
+        self.changed.notify_one();
+    }
+
+    /// The executor has ended: who still waits is told so.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        state.closing.get_or_insert_with(Instant::now);
+        let left: Vec<u64> = state.pending.keys().copied().collect();
+        for request in left {
+            state.answer(request, |_| Err(BatchError::Closed));
+        }
+        state.removals.clear();
+        state.overheads.clear();
+        state.installs.clear();
+        self.ended.send_replace(true);
+    }
+
+    pub(super) fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.subscribe()
+    }
+}
+
+impl State {
+    /// Something to do, or until when to wait for it.
+    fn next_step(&mut self, now: Instant) -> (Option<Step>, Option<Instant>) {
+        if let Some(install) = self.installs.pop_front() {
+            return (Some(Step::Install(install)), None);
+        }
+        if let Some(step) = self.next_removal() {
+            return (Some(step), None);
+        }
+        if self.closing.is_some_and(|it| now >= it || self.policy.waiting() == 0) {
+            return (Some(Step::End), None);
+        }
+        if self.policy.overhead_allowed()
+            && let Some(overhead) = self.overheads.pop_front()
+        {
+            return (Some(Step::Overhead(overhead)), None);
+        }
+        match self.policy.next(now) {
+            Next::Run(cut) => (Some(Step::Batch(self.take(cut, now))), None),
+            Next::WaitUntil(until) => (None, Some(self.closing.map_or(until, |it| it.min(until)))),
+            Next::Idle => (None, self.closing),
+        }
+    }
+
+    fn next_removal(&mut self) -> Option<Step> {
+        let busy = |engine: EngineId| {
+            self.pending.values().any(|it| it.key.engine == engine) || self.overheads.iter().any(|it| it.engine == engine)
+        };
+        let at = self.removals.iter().position(|(engine, _)| !busy(*engine))?;
+        let (engine, done) = self.removals.swap_remove(at);
+        self.engines.remove(&engine);
+        self.policy.forget(engine);
+        Some(Step::Remove(engine, done))
+    }
+
+    fn take(&mut self, cut: Cut<LaneKey>, now: Instant) -> Batch {
+        let mut texts = Vec::with_capacity(cut.items.len());
+        let mut metrics: Option<LaneMetrics> = None;
+        for item in &cut.items {
+            let Some(pending) = self.pending.get_mut(&item.request) else {
+                texts.push(Vec::new());
+                continue;
+            };
+            if !pending.started {
+                pending.started = true;
+                pending.metrics.batch_wait.observe(now.saturating_duration_since(pending.submitted).as_secs_f64());
+            }
+            texts.push(std::mem::take(&mut pending.texts[item.text]));
+            metrics.get_or_insert_with(|| pending.metrics.clone());
+        }
+        if let Some(metrics) = &metrics {
+            metrics.queue_depth.set(self.policy.waiting_in(&cut.lane) as i64);
+        }
+        Batch { cut, texts, metrics }
+    }
+
+    fn deliver(&mut self, batch: &Batch, vectors: Vec<Vec<f32>>, took: Duration, tokens: u64) {
+        let mut requests: HashMap<u64, u64> = HashMap::new();
+        for (item, vector) in batch.cut.items.iter().zip(vectors) {
+            let Some(pending) = self.pending.get_mut(&item.request) else { continue };
+            pending.vectors[item.text] = vector;
+            pending.left -= 1;
+            *requests.entry(item.request).or_default() += u64::from(item.tokens);
+        }
+        let now = Instant::now();
+        for (request, own) in requests {
+            let Some(pending) = self.pending.get_mut(&request) else { continue };
+            pending.engine += took;
+            pending.share_ns += (took.as_nanos() * u128::from(own) / u128::from(tokens.max(1))) as u64;
+            if pending.left == 0 {
+                self.answer(request, |it| Ok(it.embedded(now)));
+            }
+        }
+    }
+
+    fn fail(&mut self, batch: &Batch, cause: &str) {
+        for item in &batch.cut.items {
+            self.policy.remove(item.request);
+            self.answer(item.request, |_| Err(BatchError::Engine(cause.to_owned())));
+        }
+    }
+
+    fn answer(&mut self, request: u64, answer: impl FnOnce(&mut Pending) -> Answer) {
+        if let Some(mut pending) = self.pending.remove(&request) {
+            let answer = answer(&mut pending);
+            self.show_depth(&pending);
+            // Who asked may have left in this moment.
+            drop(pending.answer.send(answer));
+        }
+    }
+
+    fn show_depth(&self, pending: &Pending) {
+        pending.metrics.queue_depth.set(self.policy.waiting_in(&pending.key) as i64);
+    }
+}
+
+impl Pending {
+    fn embedded(&mut self, now: Instant) -> Embedded {
+        let queue = now.saturating_duration_since(self.submitted).saturating_sub(self.engine);
+        Embedded { vectors: std::mem::take(&mut self.vectors), queue, engine: self.engine, engine_share_ns: self.share_ns }
+    }
+}

@@ -1,0 +1,197 @@
+//! The batcher with an engine whose speed the test decides.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use akidb_domain::vocabulary::{Arm, ExecutionProvider, Precision};
+
+use super::*;
+use crate::clock::Clock;
+
+/// Answers each text with its first id, when the test lets it.
+struct Stub {
+    go: Receiver<Result<(), String>>,
+    batches: Arc<Mutex<Vec<TokenBatch>>>,
+}
+
+impl Engine for Stub {
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        self.batches.lock().unwrap().push(batch.clone());
+        match self.go.recv() {
+            Ok(Err(cause)) if cause == "panic" => panic!("as told"),
+            Ok(Err(cause)) => Err(EngineError::Run(cause)),
+            Ok(Ok(())) | Err(_) => Ok(batch.ids.chunks(batch.tokens).map(|it| it[0] as f32).collect()),
+        }
+    }
+
+    fn dimension(&self) -> usize {
+        1
+    }
+
+    fn provider(&self) -> ExecutionProvider {
+        ExecutionProvider::Cpu
+    }
+}
+
+struct Rig {
+    batcher: Batcher,
+    engine: EngineId,
+    go: Sender<Result<(), String>>,
+    batches: Arc<Mutex<Vec<TokenBatch>>>,
+    _observations: tokio::sync::mpsc::Receiver<crate::telemetry::Observation>,
+}
+
+impl Rig {
+    async fn start(config: BatcherConfig) -> Self {
+        let (telemetry, observations) = Telemetry::channel(Clock::start());
+        let (batcher, _thread) = Batcher::start(config, telemetry, Metrics::new().unwrap()).unwrap();
+        let (go, receiver) = channel();
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let engine = batcher.install(Box::new(Stub { go: receiver, batches: batches.clone() })).await;
+        Self { batcher, engine, go, batches, _observations: observations }
+    }
+
+    fn work(&self, texts: &[&[u32]], timeout: Duration) -> Work {
+        let lane = LaneId {
+            model: "m".into(),
+            version: "1".into(),
+            variant: "fp32".into(),
+            precision: Precision::Fp32,
+            arm: Arm::Baseline,
+            experiment: String::new(),
+            phase: 0,
+            digest: "d".into(),
+            provider: ExecutionProvider::Cpu,
+            fallback: false,
+        };
+        let texts = texts.iter().map(|it| it.to_vec()).collect();
+        Work { lane: Arc::new(lane), engine: self.engine, texts, deadline: Instant::now() + timeout, app: String::new() }
+    }
+
+    /// Submits in the background and waits until the executor or the queue has it.
+    async fn submit(&self, texts: &[&[u32]]) -> tokio::task::JoinHandle<Result<Embedded, BatchError>> {
+        let (batcher, work) = (self.batcher.clone(), self.work(texts, Duration::from_secs(20)));
+        let task = tokio::spawn(async move { batcher.submit(work).await });
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        task
+    }
+
+    fn ran(&self) -> usize {
+        self.batches.lock().unwrap().len()
+    }
+}
+
+#[tokio::test]
+async fn texts_come_back_in_order_and_padding_is_masked() {
+    let rig = Rig::start(BatcherConfig { max_batch_tokens: 4, ..BatcherConfig::default() }).await;
+    let first = rig.submit(&[&[7, 1], &[8, 1, 2, 3], &[9, 1]]).await;
+    for _ in 0..3 {
+        rig.go.send(Ok(())).unwrap();
+    }
+    let done = first.await.unwrap().unwrap();
+    assert_eq!(done.vectors, [[7.0], [8.0], [9.0]]);
+    assert!(done.engine_share_ns > 0 && done.engine_share_ns <= done.engine.as_nanos() as u64);
+    assert!(rig.batches.lock().unwrap().iter().all(|it| it.mask.iter().zip(&it.ids).all(|(m, id)| (*m == 1) == (*id != 0))));
+}
+
+#[tokio::test]
+async fn a_deadline_does_not_wait_for_the_engine() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    let asked = Instant::now();
+    let got = rig.batcher.submit(rig.work(&[&[1]], Duration::from_millis(50))).await;
+    assert_eq!(got, Err(BatchError::Deadline));
+    assert!(asked.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn work_of_a_client_that_left_is_dropped() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    let busy = rig.submit(&[&[1]]).await;
+    let gone = rig.submit(&[&[2]]).await;
+    gone.abort();
+    let stays = rig.submit(&[&[3]]).await;
+    rig.go.send(Ok(())).unwrap();
+    rig.go.send(Ok(())).unwrap();
+    assert_eq!(busy.await.unwrap().unwrap().vectors, [[1.0]]);
+    assert_eq!(stays.await.unwrap().unwrap().vectors, [[3.0]]);
+    assert!(rig.batches.lock().unwrap().iter().all(|it| !it.ids.contains(&2)));
+}
+
+#[tokio::test]
+async fn what_waited_behind_a_batch_runs_together() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    let mut tasks = vec![rig.submit(&[&[1, 1]]).await];
+    for _ in 0..10 {
+        tasks.push(rig.submit(&[&[2, 2]]).await);
+    }
+    rig.go.send(Ok(())).unwrap();
+    rig.go.send(Ok(())).unwrap();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert_eq!(rig.batches.lock().unwrap().iter().map(|it| it.rows).collect::<Vec<_>>(), [1, 10]);
+}
+
+#[tokio::test]
+async fn a_failed_or_panicking_batch_fails_its_requests_only() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    for cause in ["out of memory", "panic"] {
+        let fails = rig.submit(&[&[1]]).await;
+        rig.go.send(Err(cause.into())).unwrap();
+        assert!(matches!(fails.await.unwrap(), Err(BatchError::Engine(_))));
+    }
+    let works = rig.submit(&[&[1]]).await;
+    rig.go.send(Ok(())).unwrap();
+    assert!(works.await.unwrap().is_ok());
+}
+
+#[tokio::test]
+async fn a_full_queue_says_so_and_a_timed_out_request_gives_its_place_back() {
+    let rig = Rig::start(BatcherConfig { max_queued_texts: 2, ..BatcherConfig::default() }).await;
+    let _busy = rig.submit(&[&[1]]).await;
+    let waits = rig.submit(&[&[2], &[2]]).await;
+    let refused = rig.batcher.submit(rig.work(&[&[3]], Duration::from_secs(1))).await;
+    assert!(matches!(refused, Err(BatchError::QueueFull { .. })), "{refused:?}");
+    waits.abort();
+    drop(waits.await);
+    let room = rig.batcher.submit(rig.work(&[&[3]], Duration::from_millis(50))).await;
+    assert_eq!(room, Err(BatchError::Deadline), "it was let in");
+}
+
+#[tokio::test]
+async fn an_engine_leaves_after_its_work() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    let busy = rig.submit(&[&[1]]).await;
+    let (batcher, engine) = (rig.batcher.clone(), rig.engine);
+    let removed = tokio::spawn(async move { batcher.remove(engine).await });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert!(!removed.is_finished());
+    rig.go.send(Ok(())).unwrap();
+    assert!(busy.await.unwrap().is_ok());
+    removed.await.unwrap();
+    assert_eq!(rig.batcher.submit(rig.work(&[&[1]], Duration::from_secs(1))).await, Err(BatchError::Gone));
+}
+
+#[tokio::test]
+async fn a_shutdown_finishes_what_waits_and_takes_no_more() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    let busy = rig.submit(&[&[1]]).await;
+    let waits = rig.submit(&[&[2]]).await;
+    let batcher = rig.batcher.clone();
+    let stopped = tokio::spawn(async move { batcher.shutdown(Instant::now() + Duration::from_secs(10)).await });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(rig.batcher.submit(rig.work(&[&[1]], Duration::from_secs(1))).await, Err(BatchError::Closed));
+    rig.go.send(Ok(())).unwrap();
+    rig.go.send(Ok(())).unwrap();
+    assert!(busy.await.unwrap().is_ok() && waits.await.unwrap().is_ok());
+    stopped.await.unwrap();
+    assert_eq!(rig.ran(), 2);
+}
+
+#[tokio::test]
+async fn overhead_runs_when_nothing_waits() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    rig.go.send(Ok(())).unwrap();
+    let batch = TokenBatch { rows: 1, tokens: 2, ids: vec![5, 6], mask: vec![1, 1] };
+    assert_eq!(rig.batcher.run_overhead(rig.engine, batch, "warmup", "m", "fp32").await.unwrap(), [5.0]);
+}
