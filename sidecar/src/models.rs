@@ -1,1 +1,66 @@
-//! Being built.
+//! From a snapshot or the configuration to loaded, proven engines.
+//!
+//! Enters: [`Plan`]s. Leaves: the [`Table`] of what can be served. Never: a variant taken away before its successor serves; a failure of
+//! one artifact that holds up another.
+//!
+//! Rooms, in reading order:
+//! - [`plan`]: what this machine is to serve; pure
+//! - [`entries`]: a plan from the configuration
+//! - [`bundles`]: manifests by URI
+//! - `owner`: the task that owns every engine's state
+//! - [`activate`]: one artifact from its files to parity
+//! - `table`: the published table; pure
+//! - [`marker`]: artifacts that took the process down
+//! - `last_good`: what served before
+
+pub mod activate;
+pub mod bundles;
+pub mod entries;
+mod last_good;
+pub mod marker;
+mod owner;
+pub mod plan;
+mod table;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use activate::Parts;
+pub use plan::{Machine, Plan};
+
+use crate::serving::Table;
+
+/// The handle.
+#[derive(Debug, Clone)]
+pub struct Models {
+    plans: watch::Sender<Plan>,
+    table: Table,
+    changes: watch::Receiver<u64>,
+}
+
+impl Models {
+    /// Starts the task with a first plan.
+    pub fn start(parts: Parts, plan: Plan, stop: CancellationToken) -> (Self, JoinHandle<()>) {
+        let (plans, receiver) = watch::channel(plan);
+        let (changed, changes) = watch::channel(0);
+        let table = Table::default();
+        let task = tokio::spawn(owner::Owner::new(parts, table.clone(), changed).run(receiver, stop));
+        (Self { plans, table, changes }, task)
+    }
+
+    /// What can be served now.
+    pub fn table(&self) -> Table {
+        self.table.clone()
+    }
+
+    /// Replaces the plan.
+    pub fn follow(&self, plan: Plan) {
+        self.plans.send_replace(plan);
+    }
+
+    /// Changes with the table.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.clone()
+    }
+}

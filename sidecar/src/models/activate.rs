@@ -1,0 +1,253 @@
+//! One artifact's way to serving: pull, verify, load, warm up, prove. Enters: an artifact. Leaves: a [`Live`] engine, or one sentence
+//! that names the artifact and the cause. Never: an engine whose answers were not compared with its reference vectors.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use akidb_domain::reference::{Reference, ReferenceError, parity_gate};
+use akidb_domain::snapshot::{ServedArtifact, ServedModel};
+use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision};
+use tokio::sync::Semaphore;
+
+use super::marker::Markers;
+use crate::artifacts::{ArtifactError, Artifacts, View};
+use crate::batcher::{Batcher, EngineId};
+use crate::clock::Clock;
+use crate::engine::{EngineError, EngineSpec, TokenBatch, onnx};
+use crate::metrics::Metrics;
+use crate::serving::VariantState;
+use crate::tokenizer::{Tokenizer, TokenizerPool};
+
+/// What every activation needs; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// Files.
+    pub artifacts: Artifacts,
+    /// The device.
+    pub batcher: Batcher,
+    /// Threads for tokenizers.
+    pub tokenizers: TokenizerPool,
+    /// Metrics.
+    pub metrics: Metrics,
+    /// Time.
+    pub clock: Clock,
+    /// Where activation markers and the last good artifacts are noted.
+    pub state: PathBuf,
+    /// Threads of an operator.
+    pub threads: usize,
+    /// What this machine runs engines on.
+    pub provider: ExecutionProvider,
+}
+
+/// A loaded, proven engine.
+#[derive(Debug)]
+pub(crate) struct Live {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) engine: EngineId,
+    pub(crate) loaded_at_ns: u64,
+    /// Keeps the files in the cache.
+    _files: View,
+}
+
+/// An artifact to bring up.
+#[derive(Debug, Clone)]
+pub(crate) struct Job {
+    pub(crate) artifact: ServedArtifact,
+    pub(crate) card: ServedModel,
+    pub(crate) variant: String,
+    pub(crate) precision: Precision,
+}
+
+/// Why an artifact does not serve. Each message names it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ActivationError {
+    #[error(transparent)]
+    Files(#[from] ArtifactError),
+    #[error("artifact {artifact}: {cause}")]
+    Load { artifact: String, cause: String },
+    #[error("artifact {artifact}: its answers differ from its reference vectors: least cosine {got:.6}, at least {gate} is needed")]
+    Parity { artifact: String, got: f64, gate: f64 },
+    #[error("artifact {artifact} is quarantined: the process did not survive its last {tries} loads; remove {marker} to try it again", tries = 2)]
+    Quarantined { artifact: String, marker: String },
+}
+
+impl ActivationError {
+    /// Whether another try may go better: what came from the store or the disk may; an engine's answer does not change.
+    pub(crate) fn is_worth_another_try(&self) -> bool {
+        matches!(self, Self::Files(_))
+    }
+}
+
+/// At most this many artifacts are pulled at a time.
+const PULLS: usize = 3;
+
+/// Takes turns: few pulls, one load.
+#[derive(Debug, Clone)]
+pub(crate) struct Turns {
+    pulls: Arc<Semaphore>,
+    loads: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { pulls: Arc::new(Semaphore::new(PULLS)), loads: Arc::new(Semaphore::new(1)) }
+    }
+}
+
+impl Job {
+    /// Brings the artifact up. `tell` gets its state as it changes.
+    pub(crate) async fn run(&self, parts: &Parts, turns: &Turns, tell: &(dyn Fn(VariantState) + Send + Sync)) -> Result<Live, ActivationError> {
+        let markers = Markers::open(&parts.state).map_err(|e| self.load_error(format!("activation markers: {e}")))?;
+        if markers.quarantined(&self.artifact.digest) {
+            let marker = parts.state.join("activations").join(&self.artifact.digest).display().to_string();
+            return Err(ActivationError::Quarantined { artifact: self.name(), marker });
+        }
+        // The semaphores are never closed; were they, going on without a turn would still be right.
+        let turn = turns.pulls.acquire().await;
+        let progress = |done, total| tell(VariantState::Pulling { done, total });
+        let files = parts.artifacts.pull(&self.artifact, &self.short_name(), &progress).await?;
+        drop(turn);
+        tell(VariantState::Cached);
+        let _turn = turns.loads.acquire().await;
+        tell(VariantState::Loading);
+        let mark = Mark::begin(markers, &self.artifact.digest).map_err(|e| self.load_error(format!("activation marker: {e}")))?;
+        let (engine, tokenizer, reference) = self.load(parts, files.folder.clone()).await?;
+        let engine = parts.batcher.install(engine).await;
+        if let Err(error) = self.prove(parts, engine, &tokenizer, &reference).await {
+            parts.batcher.remove(engine).await;
+            return Err(error);
+        }
+        drop(mark);
+        Ok(Live { tokenizer, engine, loaded_at_ns: parts.clock.now_ns(), _files: files })
+    }
+
+    /// Reads the files on a thread that may block. Its priority stays normal: the runtime's own threads would inherit a lower one.
+    async fn load(&self, parts: &Parts, folder: PathBuf) -> Result<Loaded, ActivationError> {
+        let (job, parts) = (self.clone(), parts.clone());
+        let work = move || job.read(&parts, &folder);
+        tokio::task::spawn_blocking(work).await.map_err(|e| self.load_error(e.to_string()))?
+    }
+
+    fn read(&self, parts: &Parts, folder: &std::path::Path) -> Result<Loaded, ActivationError> {
+        let path = |role: FileRole| {
+            let file = self.artifact.files.iter().find(|it| it.file.role == role);
+            file.map(|it| folder.join(&it.file.path)).ok_or_else(|| self.load_error(format!("it has no {role} file")))
+        };
+        let tokenizer = Tokenizer::load(&path(FileRole::Tokenizer)?, self.card.max_tokens, &parts.tokenizers).map_err(|e| self.load_error(e))?;
+        let reference = std::fs::read(path(FileRole::Reference)?).map_err(|e| self.load_error(format!("reference.json: {e}")))?;
+        let reference = Reference::parse(&reference, self.card.dimension).map_err(|e: ReferenceError| self.load_error(e))?;
+        let spec = EngineSpec {
+            path: path(FileRole::Engine)?,
+            graph: self.artifact.graph.clone(),
+            dimension: self.card.dimension as usize,
+            provider: parts.provider,
+            threads: parts.threads,
+        };
+        let engine = onnx::load(&spec).map_err(|e: EngineError| self.load_error(e))?;
+        Ok((engine, tokenizer, reference))
+    }
+
+    /// Warm-up, then parity.
+    async fn prove(&self, parts: &Parts, engine: EngineId, tokenizer: &Tokenizer, reference: &Reference) -> Result<(), ActivationError> {
+        let encoded = tokenizer.encode(reference.texts.clone(), true).await.map_err(|e| self.load_error(e))?;
+        let ids: Vec<Vec<u32>> = encoded.into_iter().map(|it| it.ids).collect();
+        let batches = batches(&ids);
+        for (_, batch) in batches.iter().take(2) {
+            self.overhead(parts, engine, batch, "warmup").await?;
+        }
+        let mut vectors = vec![Vec::new(); ids.len()];
+        for (texts, batch) in &batches {
+            let got = self.overhead(parts, engine, batch, "parity").await?;
+            for (text, vector) in texts.iter().zip(got.chunks(self.card.dimension.max(1) as usize)) {
+                vectors[*text] = vector.to_vec();
+            }
+        }
+        let same_provider = parts.provider == ExecutionProvider::Cpu;
+        let (got, gate) = (reference.min_cosine(&vectors), parity_gate(self.precision, same_provider));
+        if got >= gate { Ok(()) } else { Err(ActivationError::Parity { artifact: self.name(), got, gate }) }
+    }
+
+    async fn overhead(&self, parts: &Parts, engine: EngineId, batch: &TokenBatch, cause: &'static str) -> Result<Vec<f32>, ActivationError> {
+        let run = parts.batcher.run_overhead(engine, batch.clone(), cause, &self.card.name, &self.variant);
+        run.await.map_err(|e| self.load_error(e))
+    }
+
+    pub(crate) fn name(&self) -> String {
+        format!("{} ({})", self.short_name(), self.artifact.digest.get(..12).unwrap_or_default())
+    }
+
+    fn short_name(&self) -> String {
+        format!("`{}@{}`", self.card.name, self.variant)
+    }
+
+    fn load_error(&self, cause: impl ToString) -> ActivationError {
+        ActivationError::Load { artifact: self.name(), cause: cause.to_string() }
+    }
+}
+
+type Loaded = (Box<dyn crate::engine::Engine>, Tokenizer, Reference);
+
+/// An activation marker; cleared when dropped: only a process that died leaves it behind.
+struct Mark {
+    markers: Markers,
+    digest: String,
+}
+
+impl Mark {
+    fn begin(markers: Markers, digest: &str) -> std::io::Result<Self> {
+        markers.begin(digest)?;
+        Ok(Self { markers, digest: digest.to_owned() })
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.markers.clear(&self.digest);
+    }
+}
+
+/// Texts of similar length together, at most this many tokens a batch.
+const BATCH_TOKENS: usize = 512;
+
+/// Rectangular batches of texts, shortest first, each with the places of its texts.
+fn batches(ids: &[Vec<u32>]) -> Vec<(Vec<usize>, TokenBatch)> {
+    let mut order: Vec<usize> = (0..ids.len()).collect();
+    order.sort_by_key(|i| ids[*i].len());
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for i in order {
+        match groups.last_mut() {
+            Some(group) if (group.len() + 1) * ids[i].len() <= BATCH_TOKENS => group.push(i),
+            _ => groups.push(vec![i]),
+        }
+    }
+    groups.into_iter().map(|group| (group.clone(), batch(&group, ids))).collect()
+}
+
+fn batch(group: &[usize], ids: &[Vec<u32>]) -> TokenBatch {
+    let tokens = group.iter().map(|i| ids[*i].len()).max().unwrap_or(0).max(1);
+    let mut batch = TokenBatch { rows: group.len(), tokens, ..TokenBatch::default() };
+    for i in group {
+        let row = &ids[*i];
+        batch.ids.extend(row.iter().map(|id| i64::from(*id)).chain(std::iter::repeat_n(0, tokens - row.len())));
+        batch.mask.extend(std::iter::repeat_n(1, row.len()).chain(std::iter::repeat_n(0, tokens - row.len())));
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_is_in_one_batch_within_the_token_budget() {
+        let ids: Vec<Vec<u32>> = (1..=40).map(|n| vec![7; n * 5]).collect();
+        let batches = batches(&ids);
+        let mut seen: Vec<usize> = batches.iter().flat_map(|it| it.0.clone()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..40).collect::<Vec<_>>());
+        for (texts, batch) in batches {
+            assert!(batch.rows * batch.tokens <= BATCH_TOKENS && batch.rows == texts.len() && batch.ids.len() == batch.rows * batch.tokens);
+            assert_eq!(batch.mask.iter().sum::<i64>(), texts.iter().map(|i| ids[*i].len() as i64).sum::<i64>());
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! What this machine is to serve: the catalog's snapshot, or the configured entries, in one form.
+//!
+//! Enters: a [`Snapshot`], resolved entries. Leaves: a [`Plan`], each variant with the artifact chosen for this machine or the reason why
+//! there is none. Never: I/O.
+
+use std::collections::BTreeMap;
+
+use akidb_domain::snapshot::{ServedArtifact, ServedModel, ServedVariant, Snapshot, SnapshotVersion, TrafficSplit, VariantRef};
+use akidb_domain::vocabulary::{ExecutionProvider, Precision, canonical_model};
+
+/// What to serve.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// Snapshot it follows.
+    pub version: SnapshotVersion,
+    /// Canonical name -> model.
+    pub models: BTreeMap<String, PlannedModel>,
+    /// Canonical name of the default model.
+    pub default_model: Option<String>,
+    /// By canonical model name.
+    pub splits: BTreeMap<String, TrafficSplit>,
+    /// What cannot be served, and why.
+    pub problems: Vec<String>,
+}
+
+/// A model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedModel {
+    /// The catalog's facts; its `variants` are in [`PlannedModel::variants`].
+    pub card: ServedModel,
+    /// What a request without `@` gets.
+    pub default: VariantRef,
+    /// Its variants.
+    pub variants: Vec<PlannedVariant>,
+}
+
+/// A variant.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedVariant {
+    /// Version and name.
+    pub at: VariantRef,
+    /// Number format that it is to have.
+    pub precision: Precision,
+    /// Whether it is kept loaded.
+    pub hold: bool,
+    /// What serves it here, or why nothing can.
+    pub choice: Result<Choice, String>,
+}
+
+/// The artifact that serves a variant here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Choice {
+    /// The artifact.
+    pub artifact: ServedArtifact,
+    /// Its number format.
+    pub precision: Precision,
+    /// Why it stands in for what was asked; empty where it is what was asked.
+    pub fallback: String,
+}
+
+/// What this machine can run.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    /// The one provider of this build and machine.
+    pub provider: ExecutionProvider,
+}
+
+impl Machine {
+    /// Why an artifact cannot run here; `None`: it can.
+    pub fn refuses(self, artifact: &ServedArtifact) -> Option<String> {
+        if artifact.target.fits_cpu() {
+            return None;
+        }
+        let on = artifact.target.compute_capability.as_ref().map_or_else(String::new, |it| format!(" (compute capability {it})"));
+        Some(format!("is built for `{}`{on}; this machine serves `{}` only", artifact.target.provider, self.provider))
+    }
+}
+
+impl Plan {
+    /// A catalog's snapshot on this machine.
+    pub fn of_snapshot(snapshot: &Snapshot, machine: Machine) -> Self {
+        let models = snapshot.models.iter().map(|it| (canonical_model(&it.name), PlannedModel::of(it, machine))).collect();
+        let splits = snapshot.splits.iter().map(|it| (canonical_model(&it.model), it.clone())).collect();
+        Self { version: snapshot.version, models, default_model: None, splits, problems: Vec::new() }
+    }
+
+    /// Adds what only the configuration has; the catalog wins. The configured default model wins over the catalog's first.
+    pub fn with_configured(mut self, configured: &Self) -> Self {
+        for (name, model) in &configured.models {
+            self.models.entry(name.clone()).or_insert_with(|| model.clone());
+        }
+        self.problems.extend(configured.problems.iter().cloned());
+        self.default_model = configured.default_model.clone().or_else(|| self.models.keys().next().cloned());
+        self
+    }
+}
+
+impl PlannedModel {
+    fn of(model: &ServedModel, machine: Machine) -> Self {
+        let first = model.variants.first().map(|it| VariantRef { version: it.version.clone(), variant: it.name.clone() });
+        let default = model.aliases.get("default").or_else(|| model.aliases.get("stable")).cloned().or(first);
+        let empty = VariantRef { version: model.version.clone(), variant: String::new() };
+        let variants = model.variants.iter().map(|it| PlannedVariant::of(it, machine)).collect();
+        Self { card: model.clone(), default: default.unwrap_or(empty), variants }
+    }
+}
+
+impl PlannedVariant {
+    fn of(variant: &ServedVariant, machine: Machine) -> Self {
+        let fits = |it: &&ServedArtifact| machine.refuses(it).is_none();
+        // One built for the CPU before one that any provider may run.
+        let portable = akidb_domain::vocabulary::TargetProvider::Portable;
+        let best = variant.artifacts.iter().filter(fits).min_by_key(|it| it.target.provider == portable);
+        let reasons = || {
+            let each = variant.artifacts.iter().filter_map(|it| machine.refuses(it).map(|why| format!("artifact {} {why}", &it.digest[..12])));
+            let all = each.collect::<Vec<_>>().join("; ");
+            if all.is_empty() { "the catalog has no ready artifact of it".to_owned() } else { all }
+        };
+        let choice = best.map(|it| Choice { artifact: it.clone(), precision: variant.precision, fallback: String::new() }).ok_or_else(reasons);
+        let at = VariantRef { version: variant.version.clone(), variant: variant.name.clone() };
+        Self { at, precision: variant.precision, hold: variant.hold, choice }
+    }
+}
