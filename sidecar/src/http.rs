@@ -5,15 +5,27 @@
 //!
 //! Rooms, in reading order:
 //! - [`server`]: sockets, connections, drain
-//! - `routes`: which handler answers what, and the OpenAPI document
+//! - [`routes`]: which handler answers what, and the OpenAPI document
+//! - `embed`, `models`, `ops`: the handlers
+//! - `pipeline`: one request's way through router, tokenizer and batcher
+//! - `record`: one observation a request, whatever becomes of it
+//! - `body`, `caller`, `vectors`, `error`: what comes in and how it goes out
 
+mod body;
+mod caller;
+mod embed;
+mod error;
+mod models;
+mod ops;
+mod pipeline;
+mod record;
+pub mod routes;
 pub mod server;
+mod vectors;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use axum::Router;
 
 use crate::batcher::Batcher;
 use crate::clock::Clock;
@@ -21,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::serving::Table;
 use crate::telemetry::Telemetry;
 
+pub use routes::{api_router, document, ops_router};
 pub use server::{Listener, serve};
 
 /// What handlers need; cheap to clone.
@@ -77,14 +90,4 @@ impl Readiness {
     pub fn draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
-}
-
-/// The embedding API, ops routes included.
-pub fn api_router(state: AppState) -> Router {
-    Router::new().with_state(state)
-}
-
-/// `/healthz`, `/readyz` and `/metrics` only.
-pub fn ops_router(state: AppState) -> Router {
-    Router::new().with_state(state)
 }

@@ -23,6 +23,7 @@ pub const ERROR_CODES: &[&str] = &[
     "not_ready",
     "deadline",
     "engine_failed",
+    "internal",
     "cancelled",
 ];
 

@@ -2,13 +2,15 @@
 //!
 //! Enters: the current table and what is asked. Leaves: a loaded variant and a lane, or why not. Never: state, a clock, a wait.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use akidb_domain::snapshot::VariantRef;
-use akidb_domain::vocabulary::{ModelRef, Purpose};
+use akidb_domain::snapshot::{TrafficSplit, VariantRef};
+use akidb_domain::split::{Shares, arm, bucket};
+use akidb_domain::vocabulary::{Arm, ModelRef, Purpose};
 use akidb_domain::window::LaneId;
 
-use crate::serving::{Loaded, Serving};
+use crate::serving::{Loaded, Model, Serving, Variant};
 
 /// What a request asks for.
 #[derive(Debug, Clone)]
@@ -72,6 +74,114 @@ pub enum RouteError {
 
 /// Finds what serves `ask`.
 pub fn route(serving: &Serving, ask: &Ask<'_>) -> Result<Route, RouteError> {
-    let _ = (serving, ask);
-    Err(RouteError::NoModel)
+    let (name, model) = find_model(serving, ask.model)?;
+    let selector = ask.model.and_then(|it| it.selector.as_deref());
+    let wanted = match selector {
+        Some(selector) => select(model, selector)?,
+        None => model.default.clone(),
+    };
+    // A variant asked for by name is what is served; a share of it is not.
+    let split = serving.splits.get(name).filter(|_| selector.is_none_or(|it| it == DEFAULT_ALIAS));
+    if let Some(route) = split.and_then(|it| in_experiment(model, it, ask)) {
+        return Ok(route);
+    }
+    match loaded(model, &wanted) {
+        Some(loaded) => Ok(outside_experiment(loaded)),
+        None => Err(not_ready(model, wanted)),
+    }
+}
+
+/// The alias that a name without `@` stands for.
+const DEFAULT_ALIAS: &str = "default";
+
+fn find_model<'a>(serving: &'a Serving, asked: Option<&ModelRef>) -> Result<(&'a str, &'a Model), RouteError> {
+    let Some(name) = asked.map(|it| &it.model).or(serving.default_model.as_ref()) else { return Err(RouteError::NoModel) };
+    if let Some((name, model)) = serving.models.get_key_value(name) {
+        return Ok((name, model));
+    }
+    // The default is configured but not known yet; that passes.
+    if asked.is_none() {
+        return Err(RouteError::NoModel);
+    }
+    Err(unknown_model(serving, name))
+}
+
+/// The error for a name that is none, with those there are.
+pub fn unknown_model(serving: &Serving, asked: &str) -> RouteError {
+    let asked = asked.chars().take(200).collect();
+    RouteError::UnknownModel { asked, known: list(serving.models.values().map(|it| it.name.as_str())) }
+}
+
+/// An alias, or a variant: of the default's version if it has one of that name.
+fn select(model: &Model, selector: &str) -> Result<VariantRef, RouteError> {
+    if let Some(at) = model.aliases.get(selector) {
+        return Ok(at.clone());
+    }
+    if selector == DEFAULT_ALIAS || model.default.variant.eq_ignore_ascii_case(selector) {
+        return Ok(model.default.clone());
+    }
+    let named = |it: &&Variant| it.name.eq_ignore_ascii_case(selector);
+    let ours = model.variants.iter().find(|it| named(it) && it.version == model.default.version);
+    let found = ours.or_else(|| model.variants.iter().find(named));
+    found.map(|it| VariantRef { version: it.version.clone(), variant: it.name.clone() }).ok_or_else(|| {
+        let names = model.variants.iter().map(|it| it.name.as_str()).chain(model.aliases.keys().map(String::as_str));
+        RouteError::UnknownVariant { model: model.name.clone(), asked: selector.to_owned(), known: list(names) }
+    })
+}
+
+/// The arm of a request under a split; `None` if the split does not apply to it or one of its variants is not loaded here.
+fn in_experiment(model: &Model, split: &TrafficSplit, ask: &Ask<'_>) -> Option<Route> {
+    let takes_part = ask.purpose == Purpose::Query || split.apps_all_traffic.iter().any(|it| it == ask.app);
+    if !takes_part {
+        return None;
+    }
+    let (baseline, canary) = (loaded(model, &split.baseline)?, loaded(model, &split.canary)?);
+    let random = ask.random.to_le_bytes();
+    let unit = if split.sticky { ask.sticky.unwrap_or(&random) } else { &random };
+    let shares = Shares { canary_ppm: split.canary_ppm, control_ppm: split.control_ppm };
+    let arm = arm(bucket(&split.salt, unit), shares);
+    let serves = if arm == Arm::Canary { canary } else { baseline };
+    let lane = lane(serves, arm, &split.experiment, split.phase);
+    Some(Route { loaded: serves.clone(), lane: Arc::new(lane) })
+}
+
+fn outside_experiment(loaded: &Arc<Loaded>) -> Route {
+    Route { loaded: loaded.clone(), lane: Arc::new(lane(loaded, Arm::Baseline, "", 0)) }
+}
+
+fn lane(loaded: &Loaded, arm: Arm, experiment: &str, phase: u32) -> LaneId {
+    LaneId {
+        model: loaded.model.clone(),
+        version: loaded.version.clone(),
+        variant: loaded.variant.clone(),
+        precision: loaded.precision,
+        arm,
+        experiment: experiment.to_owned(),
+        phase,
+        digest: loaded.digest.clone(),
+        provider: loaded.provider,
+        fallback: loaded.fallback,
+    }
+}
+
+fn find<'a>(model: &'a Model, at: &VariantRef) -> Option<&'a Variant> {
+    model.variants.iter().find(|it| it.version == at.version && it.name == at.variant)
+}
+
+fn loaded<'a>(model: &'a Model, at: &VariantRef) -> Option<&'a Arc<Loaded>> {
+    find(model, at).and_then(|it| it.loaded.as_ref())
+}
+
+fn not_ready(model: &Model, variant: VariantRef) -> RouteError {
+    let state = find(model, &variant).map_or_else(
+        || "not known here".to_owned(),
+        |it| if it.reason.is_empty() { it.state.as_str().to_owned() } else { format!("{}: {}", it.state.as_str(), it.reason) },
+    );
+    RouteError::NotReady { model: model.name.clone(), variant, state }
+}
+
+/// Names, sorted, each once.
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: BTreeSet<&str> = names.collect();
+    if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(", ") }
 }

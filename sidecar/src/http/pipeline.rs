@@ -1,0 +1,157 @@
+//! One request's way: router, tokenizer, batcher, vectors, cost. The same for every dialect of the API.
+//!
+//! Enters: a question. Leaves: an answer or an error, and one record. Never: JSON, a status.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use akidb_domain::cost::{dollars, spend_until};
+use akidb_domain::vocabulary::{ModelRef, Purpose};
+
+use super::AppState;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::record::Record;
+use super::vectors;
+use crate::batcher::{BatchError, Embedded, Work};
+use crate::router::{self, Ask, Route};
+use crate::serving::Loaded;
+use crate::tokenizer::Encoded;
+
+/// What a client wants embedded, and how.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// As the client wrote it.
+    pub(super) model: Option<String>,
+    pub(super) texts: Vec<String>,
+    pub(super) normalize: bool,
+    pub(super) dimensions: Option<usize>,
+    pub(super) truncate: bool,
+    pub(super) prompt: Option<String>,
+    pub(super) purpose: Purpose,
+    pub(super) timeout: Duration,
+    pub(super) arrived: Instant,
+}
+
+/// What it gets.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) loaded: Arc<Loaded>,
+    pub(super) vectors: Vec<Vec<f32>>,
+    pub(super) tokens: u64,
+    pub(super) truncated: u64,
+    /// Decimal USD; `None` without a price.
+    pub(super) cost: Option<String>,
+    pub(super) tokenize: Duration,
+    pub(super) queue: Duration,
+    pub(super) engine: Duration,
+}
+
+/// Why a try ended.
+enum Stop {
+    /// The engine was removed between routing and queueing.
+    Gone,
+    Error(ApiError),
+}
+
+impl<E: Into<ApiError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+/// Answers a question.
+pub(super) async fn embed(state: &AppState, question: Question, caller: Caller) -> Result<Answer, ApiError> {
+    let choose = || choose(state, &question, &caller).inspect_err(|error| state.metrics.error_without_variant(error.code()));
+    let route = choose()?;
+    let (telemetry, metrics, consumer) = (state.telemetry.clone(), state.metrics.clone(), caller.consumer.clone());
+    let mut record = Record::open(telemetry, metrics, route.lane.clone(), consumer, question.arrived);
+    record.texts = question.texts.len() as u64;
+    let mut result = attempt(state, &question, &caller, route, &mut record).await;
+    if matches!(result, Err(Stop::Gone)) {
+        // The table has its successor by now.
+        result = match choose() {
+            Ok(route) => {
+                record.reroute(route.lane.clone());
+                attempt(state, &question, &caller, route, &mut record).await
+            }
+            Err(error) => Err(Stop::Error(error)),
+        };
+    }
+    let result = result.map_err(|stop| match stop {
+        Stop::Gone => ApiError::from(BatchError::Gone),
+        Stop::Error(error) => error,
+    });
+    record.close(&result);
+    result
+}
+
+fn choose(state: &AppState, question: &Question, caller: &Caller) -> Result<Route, ApiError> {
+    let serving = state.serving.load();
+    let model: Option<ModelRef> = match &question.model {
+        Some(name) => Some(name.parse().map_err(|_| router::unknown_model(&serving, name))?),
+        None => None,
+    };
+    let (sticky, app) = (caller.sticky.as_deref(), caller.consumer.app.as_str());
+    let ask = Ask { model: model.as_ref(), purpose: question.purpose, app, sticky, random: rand::random() };
+    Ok(router::route(&serving, &ask)?)
+}
+
+async fn attempt(state: &AppState, question: &Question, caller: &Caller, route: Route, record: &mut Record) -> Result<Answer, Stop> {
+    let Route { loaded, lane } = route;
+    let texts = prepare(question, &loaded, state.limits.texts)?;
+    let deadline = question.arrived + question.timeout;
+    let started = Instant::now();
+    let encoding = loaded.tokenizer.encode(texts, question.truncate);
+    let encoded = tokio::time::timeout_at(deadline.into(), encoding).await.map_err(|_| ApiError::Deadline)??;
+    let tokenize = started.elapsed();
+    record.tokens = encoded.iter().map(|it| it.ids.len() as u64).sum();
+    record.truncated = encoded.iter().filter(|it| it.truncated).count() as u64;
+    let work = Work { lane, engine: loaded.engine, texts: ids(encoded), deadline, app: caller.consumer.app.clone() };
+    let done = match state.batcher.submit(work).await {
+        Ok(done) => done,
+        Err(BatchError::Gone) => return Err(Stop::Gone),
+        Err(error) => return Err(error.into()),
+    };
+    record.queue = done.queue;
+    let cost = cost(state, &done);
+    let Embedded { mut vectors, queue, engine, .. } = done;
+    for vector in &mut vectors {
+        vectors::fit(vector, question.dimensions, question.normalize && !loaded.normalized);
+    }
+    Ok(Answer { vectors, tokens: record.tokens, truncated: record.truncated, cost, tokenize, queue, engine, loaded })
+}
+
+fn ids(encoded: Vec<Encoded>) -> Vec<Vec<u32>> {
+    encoded.into_iter().map(|it| it.ids).collect()
+}
+
+fn cost(state: &AppState, done: &Embedded) -> Option<String> {
+    let rate = state.telemetry.price()?;
+    Some(dollars(spend_until(rate.picodollars_per_hour, rate.share_ppm, done.engine_share_ns)))
+}
+
+/// Checks a question against its model, and puts the prompt before its texts.
+fn prepare(question: &Question, loaded: &Loaded, most: usize) -> Result<Vec<String>, ApiError> {
+    let invalid = |message: String| Err(ApiError::Invalid(message));
+    let count = question.texts.len();
+    if count == 0 || count > most {
+        return invalid(format!("{count} texts; a request has 1 to {most}"));
+    }
+    if let Some(empty) = question.texts.iter().position(String::is_empty) {
+        return invalid(format!("text {empty} is empty"));
+    }
+    if let Some(bad) = question.dimensions.filter(|it| *it == 0 || *it > loaded.dimension as usize) {
+        return invalid(format!("`dimensions` is {bad}; `{}` has 1 to {}", loaded.model, loaded.dimension));
+    }
+    if !question.normalize && loaded.normalized {
+        return invalid(format!("`normalize: false`: the graph of `{}` normalises, its vectors before that are not available", loaded.model));
+    }
+    let Some(name) = &question.prompt else { return Ok(question.texts.clone()) };
+    let Some(prompt) = loaded.prompts.get(name) else {
+        let known: Vec<&str> = loaded.prompts.keys().map(String::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        return invalid(format!("`{}` has no prompt `{}`; there are: {known}", loaded.model, name.chars().take(100).collect::<String>()));
+    };
+    Ok(question.texts.iter().map(|it| format!("{prompt}{it}")).collect())
+}

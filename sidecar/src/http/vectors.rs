@@ -1,0 +1,73 @@
+//! Vectors as clients want them: cut, normalised, as numbers or base64.
+//!
+//! Enters: an engine's vector. Leaves: the same, shorter or encoded. Never: a division by zero.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// How vectors are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum EncodingFormat {
+    /// A list of numbers.
+    #[default]
+    Float,
+    /// base64 of little-endian float32.
+    Base64,
+}
+
+/// A vector on the wire.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Vector {
+    /// Numbers.
+    Float(Vec<f32>),
+    /// base64 of little-endian float32.
+    Base64(String),
+}
+
+impl Vector {
+    pub(super) fn new(vector: Vec<f32>, format: EncodingFormat) -> Self {
+        match format {
+            EncodingFormat::Float => Self::Float(vector),
+            EncodingFormat::Base64 => Self::Base64(STANDARD.encode(vector.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>())),
+        }
+    }
+}
+
+/// Cuts a vector to its first `dimensions` numbers and gives what is left norm 1; `normalize` asks for that without a cut.
+pub(super) fn fit(vector: &mut Vec<f32>, dimensions: Option<usize>, normalize: bool) {
+    let cut = dimensions.is_some_and(|it| it < vector.len());
+    if let Some(dimensions) = dimensions {
+        vector.truncate(dimensions);
+    }
+    let norm = vector.iter().map(|it| f64::from(*it) * f64::from(*it)).sum::<f64>().sqrt();
+    if (cut || normalize) && norm > 0.0 {
+        vector.iter_mut().for_each(|it| *it = (f64::from(*it) / norm) as f32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(mut vector: Vec<f32>, dimensions: Option<usize>, normalize: bool, expected: &[f32]) {
+        fit(&mut vector, dimensions, normalize);
+        assert_eq!(vector, expected);
+    }
+
+    #[test]
+    fn vectors_are_cut_and_normalised() {
+        check(vec![3.0, 4.0, 12.0], Some(2), false, &[0.6, 0.8]);
+        check(vec![3.0, 4.0], Some(2), false, &[3.0, 4.0]);
+        check(vec![3.0, 4.0], None, true, &[0.6, 0.8]);
+        check(vec![0.0, 0.0, 1.0], Some(2), true, &[0.0, 0.0]);
+    }
+
+    #[test]
+    fn base64_is_little_endian() {
+        assert!(matches!(Vector::new(vec![1.0], EncodingFormat::Base64), Vector::Base64(it) if it == "AACAPw=="));
+    }
+}
