@@ -1,0 +1,152 @@
+//! Costs. Enters: what to sum by, and when. Leaves: tables with the cost of a request and of a million. Never: a sum of its own.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::Session;
+use crate::args::{Costs, CostsCommand};
+use crate::failure::Failure;
+use crate::table::{Rows, or_dash};
+use crate::units;
+
+#[derive(Deserialize)]
+struct Report {
+    costs: Vec<Row>,
+    totals: Totals,
+    next: Value,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    requests: u64,
+    unpriced_requests: u64,
+    tokens: u64,
+    engine_seconds: f64,
+    direct_picodollars: i128,
+    cost_per_request: Option<String>,
+    /// What was summed by.
+    #[serde(flatten)]
+    group: Map<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the API")]
+struct Totals {
+    spend_picodollars: i128,
+    direct_picodollars: i128,
+    overhead_picodollars: i128,
+    idle_picodollars: i128,
+}
+
+#[derive(Deserialize)]
+struct PerRequest {
+    cost: Option<String>,
+    total_picodollars: i128,
+    idle_picodollars: i128,
+    requests: u64,
+    unpriced_requests: u64,
+    window: Option<Window>,
+    variants: Vec<VariantCost>,
+}
+
+#[derive(Deserialize)]
+struct Window {
+    from: String,
+    to: String,
+}
+
+#[derive(Deserialize)]
+struct VariantCost {
+    model: String,
+    variant: String,
+    cost: Option<String>,
+    total_picodollars: i128,
+    requests: u64,
+}
+
+pub(super) fn run(session: &Session, costs: &Costs) -> Result<(), Failure> {
+    if let Some(CostsCommand::PerRequest) = costs.command {
+        return session.show(&session.client.get("cost-per-request", &[])?, |it| per_request(&it));
+    }
+    let group = costs.group_by.join(",");
+    let stretch = [("group_by", Some(group)), ("from", costs.from.clone()), ("to", costs.to.clone()), ("sku", costs.sku.clone())];
+    let page = [("limit", Some(costs.page.limit.to_string())), ("after", costs.page.after.clone())];
+    let answer = session.client.get("costs", &[&stretch[..], &page].concat())?;
+    session.show(&answer, |it: Report| {
+        super::say_more(&it.next);
+        report(&costs.group_by, &it)
+    })
+}
+
+fn report(group_by: &[String], report: &Report) -> String {
+    let headings: Vec<String> = group_by.iter().map(|it| it.to_uppercase()).collect();
+    let figures = [">REQUESTS", ">UNPRICED", ">TOKENS", ">ENGINE S", ">DIRECT", ">PER REQUEST", ">PER 1M REQUESTS"];
+    let headings: Vec<&str> = headings.iter().map(String::as_str).chain(figures).collect();
+    let mut rows = Rows::new(&headings);
+    for it in &report.costs {
+        let group = group_by.iter().map(|key| or_dash(it.group.get(key).map(super::plain)));
+        let counts =
+            [it.requests.to_string(), it.unpriced_requests.to_string(), it.tokens.to_string(), format!("{:.3}", it.engine_seconds)];
+        let [one, million] = each(it.cost_per_request.as_deref());
+        rows.add(group.chain(counts).chain([units::dollars(it.direct_picodollars), one, million]));
+    }
+    let t = &report.totals;
+    format!(
+        "{}\n\ndevices cost {}: direct {}, overhead {}, idle {}",
+        rows.text("no requests were counted in this time"),
+        units::dollars(t.spend_picodollars),
+        units::dollars(t.direct_picodollars),
+        units::dollars(t.overhead_picodollars),
+        units::dollars(t.idle_picodollars)
+    )
+}
+
+fn per_request(it: &PerRequest) -> String {
+    let [one, million] = each(it.cost.as_deref());
+    let unpriced = if it.unpriced_requests > 0 { format!(", {} of them without a price", it.unpriced_requests) } else { String::new() };
+    let window = it.window.as_ref().map(|it| format!(", {} to {}", it.from, it.to)).unwrap_or_default();
+    let mut rows = Rows::new(&["MODEL", "VARIANT", ">REQUESTS", ">TOTAL", ">PER REQUEST", ">PER 1M REQUESTS"]);
+    for it in &it.variants {
+        let [one, million] = each(it.cost.as_deref());
+        rows.add([it.model.clone(), it.variant.clone(), it.requests.to_string(), units::dollars(it.total_picodollars), one, million]);
+    }
+    format!(
+        "{one} a request, {million} per 1M requests: {} requests{unpriced}{window}\ntotal {}, idle {}\n\n{}",
+        it.requests,
+        units::dollars(it.total_picodollars),
+        units::dollars(it.idle_picodollars),
+        rows.text("no variant has served a request")
+    )
+}
+
+/// The cost of one request and of a million; `no price` without one.
+fn each(cost: Option<&str>) -> [String; 2] {
+    match cost.and_then(units::picodollars) {
+        Some(cost) => [units::dollars(cost), units::per_million(cost)],
+        None => ["no price".to_owned(), "no price".to_owned()],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_shows_both_costs() {
+        let json = serde_json::json!({
+            "costs": [{"model": "m", "variant": "fp32", "requests": 30, "unpriced_requests": 0, "tokens": 600, "engine_seconds": 0.25,
+                      "direct_picodollars": 240_000_000, "cost_per_request": "0.000008000000"}],
+            "next": null,
+            "totals": {"spend_picodollars": 2_500_000_000_000i64, "direct_picodollars": 240_000_000, "overhead_picodollars": 0,
+                       "idle_picodollars": 2_499_760_000_000i64},
+        });
+        let text = report(&["model".into(), "variant".into()], &serde_json::from_value(json).unwrap());
+        assert!(text.contains("$0.000008") && text.contains("$8.00"), "{text}");
+        assert!(text.contains("devices cost $2.50: direct $0.00024, overhead $0.00, idle $2.49976"), "{text}");
+    }
+
+    #[test]
+    fn no_price_is_no_zero() {
+        assert_eq!(each(None), ["no price", "no price"]);
+    }
+}
