@@ -25,6 +25,7 @@ CREATE TABLE boots (
     finished          INTEGER NOT NULL DEFAULT 0 CHECK (finished IN (0, 1)), -- its `last` window arrived
     lost_observations INTEGER NOT NULL DEFAULT 0,
     last_end_ns       INTEGER NOT NULL DEFAULT 0,
+    rejected_sequence INTEGER NOT NULL DEFAULT 0,  -- last window refused as invalid; a gap that covers it is `rejected`
     created_at        INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX boots_sidecar ON boots (sidecar_id, created_at);
@@ -34,7 +35,7 @@ CREATE TABLE gaps (
     id                INTEGER PRIMARY KEY,
     sidecar_id        TEXT    NOT NULL,
     boot_id           TEXT    NOT NULL,
-    kind              TEXT    NOT NULL,            -- dropped_windows, unclean_end, lost_observations
+    kind              TEXT    NOT NULL,            -- dropped_windows, rejected, unclean_end, lost_observations
     from_sequence     INTEGER NOT NULL,
     to_sequence       INTEGER NOT NULL,
     noticed_at        INTEGER NOT NULL,

@@ -32,6 +32,7 @@ CREATE TABLE windows (
     PRIMARY KEY (boot_id, sequence)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX windows_time ON windows (end_ns);
+CREATE INDEX windows_received ON windows (received_at);
 CREATE INDEX windows_unpriced ON windows (sku, region, start_ns) WHERE spend_picodollars IS NULL;
 
 -- Roll-ups by the hour (Unix hours) in which a window starts; windows never span two.
@@ -52,7 +53,7 @@ CREATE TABLE device_hours (
     direct_picodollars INTEGER NOT NULL,
     overhead_picodollars INTEGER NOT NULL,
     idle_picodollars  INTEGER NOT NULL,
-    first_ns          INTEGER NOT NULL,
+    first_ns          INTEGER NOT NULL,            -- first and last priced moment; the greatest and least i64 while there is none
     last_ns           INTEGER NOT NULL,
     PRIMARY KEY (hour, device_uuid, sku, region, sidecar_id, namespace, app, share_ppm)
 ) STRICT, WITHOUT ROWID;

@@ -1,0 +1,147 @@
+//! Hourly sums. Enters: what a window adds, once. Leaves: nothing; `costs` reads. Never: a replaced sum, only additions.
+
+use super::{Conn, Error};
+use crate::ledger::{DeviceEntry, Entries, LaneEntry, OverheadEntry, Owner, UsageEntry};
+
+/// The device a window ran on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Device<'a> {
+    pub(crate) uuid: &'a str,
+    pub(crate) sku: &'a str,
+    pub(crate) region: &'a str,
+    pub(crate) share_ppm: u32,
+}
+
+/// Adds a window's entries to every table.
+pub(crate) async fn add(conn: &mut Conn, owner: Owner<'_>, device: Device<'_>, entries: &Entries) -> Result<(), Error> {
+    let hour = entries.hour;
+    add_device(conn, hour, owner, device, &entries.device).await?;
+    for usage in &entries.usages {
+        add_usage(conn, hour, owner, device, usage).await?;
+    }
+    for lane in &entries.lanes {
+        add_lane(conn, hour, device.sku, lane).await?;
+    }
+    for overhead in &entries.overheads {
+        add_overhead(conn, hour, device.sku, overhead).await?;
+    }
+    Ok(())
+}
+
+async fn add_device(conn: &mut Conn, hour: i64, owner: Owner<'_>, device: Device<'_>, it: &DeviceEntry) -> Result<(), Error> {
+    sqlx::query!(
+        "INSERT INTO device_hours (hour, device_uuid, sku, region, sidecar_id, namespace, app, share_ppm, elapsed_ns, busy_ns, overhead_ns, unpriced_ns,
+                                   spend_picodollars, direct_picodollars, overhead_picodollars, idle_picodollars, first_ns, last_ns)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET elapsed_ns = elapsed_ns + excluded.elapsed_ns, busy_ns = busy_ns + excluded.busy_ns,
+             overhead_ns = overhead_ns + excluded.overhead_ns, unpriced_ns = unpriced_ns + excluded.unpriced_ns,
+             spend_picodollars = spend_picodollars + excluded.spend_picodollars, direct_picodollars = direct_picodollars + excluded.direct_picodollars,
+             overhead_picodollars = overhead_picodollars + excluded.overhead_picodollars, idle_picodollars = idle_picodollars + excluded.idle_picodollars,
+             first_ns = MIN(first_ns, excluded.first_ns), last_ns = MAX(last_ns, excluded.last_ns)",
+        hour,
+        device.uuid,
+        device.sku,
+        device.region,
+        owner.sidecar_id,
+        owner.namespace,
+        owner.app,
+        device.share_ppm,
+        it.elapsed_ns,
+        it.busy_ns,
+        it.overhead_ns,
+        it.unpriced_ns,
+        it.spend,
+        it.direct,
+        it.overhead,
+        it.idle,
+        it.first_ns,
+        it.last_ns
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn add_usage(conn: &mut Conn, hour: i64, owner: Owner<'_>, device: Device<'_>, it: &UsageEntry) -> Result<(), Error> {
+    let lane = &it.lane;
+    let (precision, arm, provider) = (lane.precision.as_str(), lane.arm.as_str(), lane.provider.as_str());
+    sqlx::query!(
+        "INSERT INTO usage_hours (hour, model, version, variant, precision, arm, experiment, digest, provider, fallback, sku, region, namespace, sidecar_app,
+                                  consumer_app, tenant, requests, unpriced_requests, tokens, engine_ns, direct_picodollars)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, unpriced_requests = unpriced_requests + excluded.unpriced_requests,
+             tokens = tokens + excluded.tokens, engine_ns = engine_ns + excluded.engine_ns,
+             direct_picodollars = direct_picodollars + excluded.direct_picodollars",
+        hour,
+        lane.model,
+        lane.version,
+        lane.variant,
+        precision,
+        arm,
+        lane.experiment,
+        lane.digest,
+        provider,
+        lane.fallback,
+        device.sku,
+        device.region,
+        owner.namespace,
+        owner.app,
+        it.app,
+        it.tenant,
+        it.requests,
+        it.unpriced_requests,
+        it.tokens,
+        it.engine_ns,
+        it.direct
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn add_lane(conn: &mut Conn, hour: i64, sku: &str, it: &LaneEntry) -> Result<(), Error> {
+    let (lane, arm) = (&it.lane, it.lane.arm.as_str());
+    sqlx::query!(
+        "INSERT INTO lane_hours (hour, model, version, variant, arm, experiment, sku, requests, texts, errors, truncated, batches, tokens, padded_tokens, engine_ns)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, texts = texts + excluded.texts, errors = errors + excluded.errors,
+             truncated = truncated + excluded.truncated, batches = batches + excluded.batches, tokens = tokens + excluded.tokens,
+             padded_tokens = padded_tokens + excluded.padded_tokens, engine_ns = engine_ns + excluded.engine_ns",
+        hour,
+        lane.model,
+        lane.version,
+        lane.variant,
+        arm,
+        lane.experiment,
+        sku,
+        it.requests,
+        it.texts,
+        it.errors,
+        it.truncated,
+        it.batches,
+        it.tokens,
+        it.padded_tokens,
+        it.engine_ns
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+async fn add_overhead(conn: &mut Conn, hour: i64, sku: &str, it: &OverheadEntry) -> Result<(), Error> {
+    sqlx::query!(
+        "INSERT INTO overhead_hours (hour, cause, model, variant, experiment, sku, device_ns, picodollars) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET device_ns = device_ns + excluded.device_ns, picodollars = picodollars + excluded.picodollars",
+        hour,
+        it.cause,
+        it.model,
+        it.variant,
+        it.experiment,
+        sku,
+        it.device_ns,
+        it.picodollars
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,74 @@
+//! The gRPC service that sidecars speak to.
+//!
+//! Enters: messages of `akidb.v1`. Leaves: snapshots, marks, rows. Never: a rule of money or of the catalog.
+//!
+//! Rooms: [`watch`] one stream a sidecar, [`report`] telemetry, [`connections`] who is connected, [`identity`] checks of what a sidecar says
+//! of itself.
+
+pub(crate) mod connections;
+pub(crate) mod identity;
+pub(crate) mod report;
+pub(crate) mod watch;
+
+use std::sync::Arc;
+
+use akidb_proto::v1;
+use akidb_proto::v1::fleet_server::Fleet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use self::connections::Connections;
+use crate::access::{Access, AccessError, Caller};
+use crate::clock::Clock;
+use crate::db::{self, Db};
+use crate::metrics::Metrics;
+use crate::publisher::Published;
+
+/// What the service needs; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct FleetService {
+    pub(crate) db: Db,
+    pub(crate) access: Access,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) connections: Connections,
+    pub(crate) published: tokio::sync::watch::Receiver<Arc<Published>>,
+    pub(crate) stop: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl Fleet for FleetService {
+    type WatchStream = ReceiverStream<Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<Streaming<v1::WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = self.caller(&request).await?;
+        Ok(Response::new(watch::open(self.clone(), caller, request.into_inner()).await?))
+    }
+
+    async fn report(&self, request: Request<v1::ReportRequest>) -> Result<Response<v1::ReportResponse>, Status> {
+        let caller = self.caller(&request).await?;
+        Ok(Response::new(report::count(self, &caller, request.into_inner()).await?))
+    }
+}
+
+impl FleetService {
+    async fn caller<T>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let header = request.metadata().get("authorization").and_then(|it| it.to_str().ok());
+        let caller = self.access.caller(header).await.map_err(|error| match error {
+            AccessError::Unauthenticated => Status::unauthenticated(error.to_string()),
+            AccessError::TooMany => Status::resource_exhausted(error.to_string()),
+            AccessError::Db(error) => internal(&error),
+        })?;
+        if caller.role == akidb_domain::vocabulary::Role::Viewer {
+            return Err(Status::permission_denied("role `viewer` may not speak for a sidecar: use a token of role `sidecar`"));
+        }
+        Ok(caller)
+    }
+}
+
+/// Logs the cause once; the peer gets none of it.
+fn internal(error: &db::Error) -> Status {
+    tracing::error!(%error, "the database failed");
+    Status::unavailable("the control plane cannot use its database now: try again")
+}

@@ -1,0 +1,211 @@
+//! The ledger's arithmetic: what one window adds to the hourly sums.
+//!
+//! Enters: a window, whose it is, and the price rows of its SKU and region. Leaves: [`Entries`], whose money parts sum to the spend
+//! exactly. Never: a float, SQL, a clock. A price that comes late adds `Entries` with it minus `Entries` without.
+
+pub(crate) mod book;
+pub(crate) mod check;
+
+use akidb_domain::cost::{Price, allocate, divide, spend};
+use akidb_domain::window::{LaneId, LaneUsage, Window};
+
+/// Nanoseconds in an hour.
+pub(crate) const HOUR_NS: u64 = 3_600_000_000_000;
+
+/// Whose window it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner<'a> {
+    pub(crate) sidecar_id: &'a str,
+    pub(crate) namespace: &'a str,
+    pub(crate) app: &'a str,
+    /// Zero of the boot's clock, the anchor of its spend.
+    pub(crate) boot_ns: u64,
+}
+
+/// What a window adds, by table.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entries {
+    pub(crate) hour: i64,
+    /// `None`: no price row covered any of it.
+    pub(crate) spend: Option<i64>,
+    pub(crate) device: DeviceEntry,
+    pub(crate) usages: Vec<UsageEntry>,
+    pub(crate) lanes: Vec<LaneEntry>,
+    pub(crate) overheads: Vec<OverheadEntry>,
+}
+
+/// For `device_hours`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct DeviceEntry {
+    pub(crate) elapsed_ns: i64,
+    pub(crate) busy_ns: i64,
+    pub(crate) overhead_ns: i64,
+    pub(crate) unpriced_ns: i64,
+    pub(crate) spend: i64,
+    pub(crate) direct: i64,
+    pub(crate) overhead: i64,
+    pub(crate) idle: i64,
+    pub(crate) first_ns: i64,
+    pub(crate) last_ns: i64,
+}
+
+/// For `usage_hours`: one consumer of one lane.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct UsageEntry {
+    pub(crate) lane: LaneId,
+    pub(crate) app: String,
+    pub(crate) tenant: String,
+    pub(crate) requests: i64,
+    pub(crate) unpriced_requests: i64,
+    pub(crate) tokens: i64,
+    pub(crate) engine_ns: i64,
+    pub(crate) direct: i64,
+}
+
+/// For `lane_hours`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LaneEntry {
+    pub(crate) lane: LaneId,
+    pub(crate) requests: i64,
+    pub(crate) texts: i64,
+    pub(crate) errors: i64,
+    pub(crate) truncated: i64,
+    pub(crate) batches: i64,
+    pub(crate) tokens: i64,
+    pub(crate) padded_tokens: i64,
+    pub(crate) engine_ns: i64,
+}
+
+/// For `overhead_hours`.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OverheadEntry {
+    pub(crate) cause: String,
+    pub(crate) model: String,
+    pub(crate) variant: String,
+    pub(crate) experiment: String,
+    pub(crate) device_ns: i64,
+    pub(crate) picodollars: i64,
+}
+
+/// What a checked window adds under these prices.
+pub(crate) fn entries(window: &Window, boot_ns: u64, prices: &[Price]) -> Entries {
+    let device = &window.device;
+    let length = window.end_ns - window.start_ns;
+    let got = spend(prices, device.share_ppm, boot_ns, window.start_ns, window.end_ns);
+    let priced = got.priced_ns > 0;
+    let lane_ns: Vec<u64> = window.lanes.iter().map(|it| it.engine_ns).collect();
+    let overhead_ns: Vec<u64> = device.overheads.iter().map(|it| it.device_ns).collect();
+    let parts = divide(got.picodollars, length, &lane_ns, &overhead_ns);
+    let (first_ns, last_ns) = priced_stretch(window, boot_ns, prices);
+    let device_entry = DeviceEntry {
+        elapsed_ns: length as i64,
+        busy_ns: lane_ns.iter().sum::<u64>() as i64,
+        overhead_ns: overhead_ns.iter().sum::<u64>() as i64,
+        unpriced_ns: (length - got.priced_ns) as i64,
+        spend: got.picodollars as i64,
+        direct: parts.direct.iter().sum::<i128>() as i64,
+        overhead: parts.overhead.iter().sum::<i128>() as i64,
+        idle: parts.idle as i64,
+        first_ns,
+        last_ns,
+    };
+    let overhead = device.overheads.iter().zip(&parts.overhead).map(|(it, picodollars)| OverheadEntry {
+        cause: it.cause.clone(),
+        model: it.model.clone(),
+        variant: it.variant.clone(),
+        experiment: it.experiment.clone(),
+        device_ns: it.device_ns as i64,
+        picodollars: *picodollars as i64,
+    });
+    Entries {
+        hour: (window.start_ns / HOUR_NS) as i64,
+        spend: priced.then_some(got.picodollars as i64),
+        device: device_entry,
+        usages: window.lanes.iter().zip(&parts.direct).flat_map(|(lane, direct)| usages(lane, *direct, priced)).collect(),
+        lanes: window.lanes.iter().map(lane_entry).collect(),
+        overheads: overhead.collect(),
+    }
+}
+
+/// First and last priced moment; the greatest and least `i64` without one, so that MIN and MAX pass over it.
+fn priced_stretch(window: &Window, boot_ns: u64, prices: &[Price]) -> (i64, i64) {
+    let mut stretch = (i64::MAX, i64::MIN);
+    for price in prices {
+        let from = window.start_ns.max(price.valid_from_ns).max(boot_ns);
+        let to = window.end_ns.min(price.valid_to_ns.unwrap_or(u64::MAX));
+        if from < to {
+            stretch = (stretch.0.min(from as i64), stretch.1.max(to as i64));
+        }
+    }
+    stretch
+}
+
+/// A lane's cost and engine time by consumer. What the consumers leave over belongs to the nameless one.
+fn usages(lane: &LaneUsage, direct: i128, priced: bool) -> Vec<UsageEntry> {
+    let mut consumers: Vec<(String, String, u64, u64)> =
+        lane.consumers.iter().map(|it| (it.app.clone(), it.tenant.clone(), it.requests, it.tokens)).collect();
+    let requests = lane.requests.saturating_sub(consumers.iter().map(|it| it.2).sum());
+    let tokens = lane.tokens.saturating_sub(consumers.iter().map(|it| it.3).sum());
+    if requests > 0 || tokens > 0 || consumers.is_empty() {
+        consumers.push((String::new(), String::new(), requests, tokens));
+    }
+    let weights: Vec<u128> = consumers.iter().map(|it| u128::from(it.3)).collect();
+    let money = allocate(direct, &weights);
+    let engine = allocate(i128::from(lane.engine_ns), &weights);
+    consumers
+        .into_iter()
+        .zip(money.into_iter().zip(engine))
+        .map(|((app, tenant, requests, tokens), (direct, engine_ns))| UsageEntry {
+            lane: lane.lane.clone(),
+            app,
+            tenant,
+            requests: requests as i64,
+            unpriced_requests: if priced { 0 } else { requests as i64 },
+            tokens: tokens as i64,
+            engine_ns: engine_ns as i64,
+            direct: direct as i64,
+        })
+        .collect()
+}
+
+fn lane_entry(it: &LaneUsage) -> LaneEntry {
+    LaneEntry {
+        lane: it.lane.clone(),
+        requests: it.requests as i64,
+        texts: it.texts as i64,
+        errors: it.errors.iter().map(|it| it.count as i64).sum(),
+        truncated: it.truncated as i64,
+        batches: it.batches as i64,
+        tokens: it.tokens as i64,
+        padded_tokens: it.padded_tokens as i64,
+        engine_ns: it.engine_ns as i64,
+    }
+}
+
+impl Entries {
+    /// What these entries add beyond `counted`, which are of the same window under fewer prices: money, and no count.
+    pub(crate) fn beyond(mut self, counted: &Self) -> Self {
+        let (new, old) = (&mut self.device, &counted.device);
+        new.elapsed_ns -= old.elapsed_ns;
+        new.busy_ns -= old.busy_ns;
+        new.overhead_ns -= old.overhead_ns;
+        new.unpriced_ns -= old.unpriced_ns;
+        new.spend -= old.spend;
+        new.direct -= old.direct;
+        new.overhead -= old.overhead;
+        new.idle -= old.idle;
+        for (new, old) in self.usages.iter_mut().zip(&counted.usages) {
+            new.requests -= old.requests;
+            new.unpriced_requests -= old.unpriced_requests;
+            new.tokens -= old.tokens;
+            new.engine_ns -= old.engine_ns;
+            new.direct -= old.direct;
+        }
+        for (new, old) in self.overheads.iter_mut().zip(&counted.overheads) {
+            new.device_ns -= old.device_ns;
+            new.picodollars -= old.picodollars;
+        }
+        self.lanes.clear();
+        self
+    }
+}

@@ -1,0 +1,97 @@
+//! Bounds on a window beyond its format. Enters: a domain window. Leaves: it, or the field that is out of bounds. Never: a sum that overflows.
+
+use akidb_domain::window::{LaneUsage, Window};
+
+/// Most of anything counted in a window: keeps hourly sums far from the end of an `i64`.
+const MOST: u64 = 1_000_000_000_000_000;
+/// Longest text of a name in a window.
+const MOST_BYTES: usize = 256;
+/// Most causes of overhead in a window.
+const MOST_OVERHEADS: usize = 256;
+/// 2001-09-09, and 2100-01-01: a clock outside is not skewed, it is not set.
+const FIRST_NS: u64 = 1_000_000_000_000_000_000;
+const LAST_NS: u64 = 4_102_444_800_000_000_000;
+
+/// Checks what the ledger relies on. `Err`: the field and what is wrong with it.
+pub(crate) fn window(it: &Window, boot_ns: u64) -> Result<(), String> {
+    time("start_ns", it.start_ns)?;
+    time("end_ns", it.end_ns)?;
+    if it.start_ns < boot_ns {
+        return Err(format!("field `window.start_ns`: {} lies before the boot at {boot_ns}", it.start_ns));
+    }
+    count("lost_observations", it.lost_observations)?;
+    let device = &it.device;
+    for (field, text) in [("uuid", &device.uuid), ("sku", &device.sku), ("region", &device.region)] {
+        text_within(&format!("device.{field}"), text)?;
+        if text.is_empty() {
+            return Err(format!("field `device.{field}` is empty"));
+        }
+    }
+    if device.overheads.len() > MOST_OVERHEADS {
+        return Err(format!("field `device.overheads`: {} entries; at most {MOST_OVERHEADS} are allowed", device.overheads.len()));
+    }
+    for overhead in &device.overheads {
+        count("overhead.device_ns", overhead.device_ns)?;
+        for text in [&overhead.cause, &overhead.model, &overhead.variant, &overhead.experiment] {
+            text_within("device.overheads", text)?;
+        }
+    }
+    it.lanes.iter().try_for_each(lane)
+}
+
+/// Checks the moment a boot's clock starts at.
+pub(crate) fn boot_ns(ns: u64) -> Result<(), String> {
+    time("boot_unix_ns", ns)
+}
+
+fn lane(it: &LaneUsage) -> Result<(), String> {
+    for text in [&it.lane.model, &it.lane.version, &it.lane.variant, &it.lane.experiment, &it.lane.digest] {
+        text_within("lane", text)?;
+    }
+    let named = [
+        ("lane.requests", it.requests),
+        ("lane.texts", it.texts),
+        ("lane.tokens", it.tokens),
+        ("lane.padded_tokens", it.padded_tokens),
+        ("lane.truncated", it.truncated),
+        ("lane.engine_ns", it.engine_ns),
+        ("lane.batches", it.batches),
+    ];
+    named.into_iter().try_for_each(|(field, value)| count(field, value))?;
+    it.errors.iter().try_for_each(|it| count("lane.errors", it.count))?;
+    if it.errors.len() > 64 {
+        return Err(format!("field `lane.errors`: {} codes; at most 64 are allowed", it.errors.len()));
+    }
+    let (mut requests, mut tokens) = (0, 0);
+    for consumer in &it.consumers {
+        text_within("consumer.app", &consumer.app)?;
+        text_within("consumer.tenant", &consumer.tenant)?;
+        count("consumer.requests", consumer.requests)?;
+        count("consumer.tokens", consumer.tokens)?;
+        requests += consumer.requests;
+        tokens += consumer.tokens;
+    }
+    if requests > it.requests || tokens > it.tokens {
+        return Err(format!(
+            "field `lane.consumers`: {requests} requests and {tokens} tokens of a lane with {} and {}",
+            it.requests, it.tokens
+        ));
+    }
+    Ok(())
+}
+
+fn count(field: &str, value: u64) -> Result<(), String> {
+    if value <= MOST { Ok(()) } else { Err(format!("field `{field}`: {value} is more than {MOST}")) }
+}
+
+fn time(field: &str, ns: u64) -> Result<(), String> {
+    if (FIRST_NS..=LAST_NS).contains(&ns) {
+        Ok(())
+    } else {
+        Err(format!("field `{field}`: {ns} is not a Unix time in ns between 2001 and 2100"))
+    }
+}
+
+fn text_within(field: &str, text: &str) -> Result<(), String> {
+    if text.len() <= MOST_BYTES { Ok(()) } else { Err(format!("field `{field}`: {} bytes; at most {MOST_BYTES} are allowed", text.len())) }
+}
