@@ -1,0 +1,166 @@
+//! Many clients at once: batches, bounds, clients that leave, what is counted.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use akidb_domain::reference::cosine;
+use akidb_domain::snapshot::{TrafficSplit, VariantRef};
+use akidb_domain::vocabulary::Arm;
+use akidb_sidecar::batcher::BatcherConfig;
+use akidb_sidecar::telemetry::{Observation, RequestDone};
+use serde_json::json;
+
+use super::rig::Rig;
+use super::{embed, get};
+
+/// Requests observed so far.
+fn requests(rig: &Rig) -> Vec<RequestDone> {
+    let mut observations = rig.observations.lock().unwrap();
+    let mut done = Vec::new();
+    while let Ok(observation) = observations.try_recv() {
+        if let Observation::Request(it) = observation {
+            done.push(it);
+        }
+    }
+    done
+}
+
+fn metric(rig: &Rig, series: &str) -> f64 {
+    let text = get(&rig.url("/metrics")).body.as_str().expect("text").to_owned();
+    let line = text.lines().find(|it| it.starts_with(series)).unwrap_or_else(|| panic!("{series} is not in\n{text}"));
+    line.rsplit_once(' ').unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn concurrent_requests_share_batches_and_keep_their_vectors() {
+    let rig = Rig::start(BatcherConfig::default());
+    let labels = r#"{model="all-MiniLM-L6-v2",model_version="fp32""#;
+    for name in ["akidb_embed_latency_seconds", "akidb_batch_size", "akidb_batch_wait_time_seconds"] {
+        assert!(metric(&rig, &format!("{name}_bucket{labels}")).abs() < f64::EPSILON, "{name} starts at 0");
+    }
+    let expected = embed(&rig, &json!({ "text": "a sentence about number 7" })).vector();
+    std::thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| {
+                let got = embed(&rig, &json!({ "text": "a sentence about number 7" }));
+                assert_eq!(got.status, 200, "{}", got.body);
+                assert!(cosine(&got.vector(), &expected) >= 0.9999);
+            });
+        }
+    });
+    let batches = metric(&rig, &format!("akidb_batch_size_count{labels}"));
+    let texts = metric(&rig, &format!("akidb_batch_size_sum{labels}"));
+    assert!((texts - 65.0).abs() < f64::EPSILON && batches < 40.0, "{batches} batches for {texts} texts");
+    assert!((metric(&rig, &format!("akidb_embed_requests_total{labels}")) - 65.0).abs() < f64::EPSILON);
+    let done = requests(&rig);
+    assert_eq!((done.len(), done.iter().filter(|it| it.error.is_some()).count()), (65, 0));
+    assert!(done.iter().all(|it| it.texts == 1 && it.tokens == 7), "{:?}", done[0]);
+}
+
+#[test]
+fn a_full_queue_answers_429_at_once() {
+    let rig = Rig::start(BatcherConfig { max_queued_texts: 8, ..BatcherConfig::default() });
+    let slow = rig.fake("slow", |batch| {
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(vec![0.05; batch.rows * 384])
+    });
+    rig.publish(vec![slow], None);
+    std::thread::scope(|scope| {
+        let long = "word ".repeat(250);
+        scope.spawn(|| assert_eq!(embed(&rig, &json!({ "texts": vec![long; 20] })).status, 200, "an empty queue takes any"));
+        std::thread::sleep(Duration::from_millis(100));
+        let got = embed(&rig, &json!({ "text": "a" }));
+        assert_eq!((got.status, got.code()), (429, "queue_full"), "{}", got.body);
+        assert!(got.header("retry-after").parse::<u64>().is_ok_and(|it| it > 0), "{:?}", got.headers);
+    });
+    assert!(requests(&rig).iter().any(|it| it.error == Some("queue_full")));
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_work_along() {
+    let rig = Rig::start(BatcherConfig::default());
+    let seen: Arc<Mutex<Vec<usize>>> = Arc::default();
+    let rows = seen.clone();
+    let slow = rig.fake("slow", move |batch| {
+        rows.lock().unwrap().push(batch.rows);
+        std::thread::sleep(Duration::from_millis(400));
+        Ok(vec![0.05; batch.rows * 384])
+    });
+    rig.publish(vec![slow], None);
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(embed(&rig, &json!({ "text": "first" })).status, 200));
+        std::thread::sleep(Duration::from_millis(100));
+        let body = json!({ "texts": ["a", "b", "c"] }).to_string();
+        let mut stream = TcpStream::connect(rig.address).unwrap();
+        let length = body.len();
+        write!(stream, "POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    std::thread::sleep(Duration::from_millis(600));
+    assert_eq!(*seen.lock().unwrap(), [1], "the three texts never ran");
+    let mut codes: Vec<_> = requests(&rig).iter().map(|it| it.error).collect();
+    codes.sort_unstable();
+    assert_eq!(codes, [None, Some("cancelled")]);
+}
+
+#[test]
+fn the_unix_socket_serves_the_same() {
+    let rig = Rig::start(BatcherConfig::default());
+    let mut stream = UnixStream::connect(&rig.socket).unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
+#[test]
+fn a_drain_answers_what_is_in_flight() {
+    let rig = Rig::start(BatcherConfig::default());
+    let slow = rig.fake("slow", |batch| {
+        std::thread::sleep(Duration::from_millis(500));
+        Ok(vec![0.05; batch.rows * 384])
+    });
+    rig.publish(vec![slow], None);
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(embed(&rig, &json!({ "text": "first" })).status, 200));
+        std::thread::sleep(Duration::from_millis(150));
+        rig.stop.cancel();
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(TcpStream::connect(rig.address).is_err(), "the port is closed");
+}
+
+#[test]
+fn an_experiment_splits_queries_and_leaves_the_index_alone() {
+    let rig = Rig::start(BatcherConfig::default());
+    let vectors = |batch: &akidb_sidecar::engine::TokenBatch| Ok(vec![0.05; batch.rows * 384]);
+    let (baseline, canary) = (rig.fake("base", vectors), rig.fake("new", vectors));
+    let at = |name: &str| VariantRef { version: "1".into(), variant: name.into() };
+    let split = TrafficSplit {
+        model: "all-MiniLM-L6-v2".into(),
+        experiment: "e1".into(),
+        phase: 2,
+        salt: "s".into(),
+        sticky: false,
+        baseline: at("base"),
+        canary: at("new"),
+        canary_ppm: 250_000,
+        control_ppm: 250_000,
+        apps_all_traffic: Vec::new(),
+        lease_ms: 60_000,
+    };
+    rig.publish(vec![baseline, canary], Some(split));
+    for _ in 0..200 {
+        assert_eq!(embed(&rig, &json!({ "text": "hello" })).status, 200);
+        let index = embed(&rig, &json!({ "text": "hello", "purpose": "index" }));
+        assert_eq!(index.header("x-akidb-variant"), "base");
+    }
+    let done = requests(&rig);
+    let count = |arm: Arm| done.iter().filter(|it| it.lane.arm == arm && it.lane.experiment == "e1").count();
+    assert!((25..80).contains(&count(Arm::Canary)) && (25..80).contains(&count(Arm::Control)), "{} {}", count(Arm::Canary), count(Arm::Control));
+    assert_eq!(done.iter().filter(|it| it.lane.experiment.is_empty()).count(), 200, "index traffic is outside");
+    assert!(done.iter().all(|it| (it.lane.arm == Arm::Canary) == (it.lane.variant == "new")));
+}

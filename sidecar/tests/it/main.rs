@@ -1,0 +1,3 @@
+//! The sidecar as its users meet it.
+
+mod inference;
