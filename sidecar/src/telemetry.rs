@@ -6,9 +6,18 @@
 //! Rooms, in reading order:
 //! - [`observation`]: the facts that other rooms tell
 //! - [`report`]: the figures they may ask for
+//! - [`aggregate`]: from observations to windows; pure
+//! - [`meter`]: what they cost; pure
+//! - [`recorder`]: the task that cuts windows
+//! - [`spool`]: windows on disk until the control plane has them, on [`segments`]
 
+pub mod aggregate;
+pub mod meter;
 pub mod observation;
+pub mod recorder;
 pub mod report;
+pub mod segments;
+pub mod spool;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +26,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc;
 
 pub use observation::{BatchDone, Consumer, Observation, RequestDone};
+pub use recorder::Recorder;
 pub use report::CostReport;
+pub use spool::Spool;
 
 use crate::clock::Clock;
 use report::CostWindow;
