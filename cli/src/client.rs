@@ -3,7 +3,7 @@
 //! Enters: paths under `/api/v1`, bodies, the token. Leaves: an [`Answer`] with a 2xx status, or a [`Failure`]. Never: a retry, or a
 //! redirect (the token would travel with it).
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -13,6 +13,7 @@ use ureq::http::{Method, Request, Response, Uri};
 use ureq::{Agent, AsSendBody, Body, SendBody};
 
 use crate::failure::Failure;
+use crate::units;
 
 /// Largest answer that is read: a page of 1,000 rows is far below it.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
@@ -105,11 +106,22 @@ impl Client {
         if response.status() == 404 { Ok(false) } else { self.checked(response).map(|_| true) }
     }
 
-    /// Uploads a blob of a known size; the server checks the digest again.
+    /// Uploads a blob of a known size; the server checks the digest again. A server that refuses midway closes the connection, so that its
+    /// answer is lost.
     pub fn put_blob(&self, sha256: &str, bytes: u64, content: &mut dyn Read) -> Result<Answer, Failure> {
         let request = self.request(Method::PUT, &format!("blobs/{sha256}"));
         let request = request.header("content-type", "application/octet-stream").header("content-length", bytes);
-        self.checked(self.run(request, SendBody::from_reader(content))?)
+        let request = request.body(SendBody::from_reader(content)).map_err(|error| unwritable(&error))?;
+        match self.agent.run(request) {
+            Ok(response) => self.checked(response),
+            Err(ureq::Error::Io(error)) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                Err(Failure::Refused(format!(
+                    "the server ended an upload of {} midway ({error}): it refuses files over its `max_blob_bytes`, or has no room left; its log says which",
+                    units::bytes(bytes)
+                )))
+            }
+            Err(error) => Err(self.unreachable(&error)),
+        }
     }
 
     fn request(&self, method: Method, path: &str) -> ureq::http::request::Builder {
@@ -118,7 +130,7 @@ impl Client {
     }
 
     fn run(&self, request: ureq::http::request::Builder, body: impl AsSendBody) -> Result<Response<Body>, Failure> {
-        let request = request.body(body).map_err(|error| Failure::Input(format!("the request cannot be written: {error}")))?;
+        let request = request.body(body).map_err(|error| unwritable(&error))?;
         self.agent.run(request).map_err(|error| self.unreachable(&error))
     }
 
@@ -140,6 +152,10 @@ impl Answer {
             Failure::Refused(format!("the server's answer is not what akidb {} expects: {error}", env!("CARGO_PKG_VERSION")))
         })
     }
+}
+
+fn unwritable(error: &ureq::http::Error) -> Failure {
+    Failure::Input(format!("the request cannot be written: {error}"))
 }
 
 /// One sentence of an error answer, with the way out where the server cannot know it.

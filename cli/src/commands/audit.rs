@@ -28,12 +28,15 @@ struct Verdict {
     broken_at: Option<u64>,
 }
 
+/// Longest detail in a table; `--json` shows all of it.
+const DETAIL: usize = 100;
+
 pub(super) fn run(session: &Session, command: &Audit) -> Result<(), Failure> {
     match command {
         Audit::List(page) => super::list(session, "audit", page, |log: Vec<Row>| {
             let mut rows = Rows::new(&[">#", "AT", "ACTOR", "ACTION", "SUBJECT", "DETAIL"]);
             for it in log {
-                rows.add([it.sequence.to_string(), it.at, it.actor, it.action, it.subject, super::plain(&it.detail)]);
+                rows.add([it.sequence.to_string(), it.at, it.actor, it.action, it.subject, short(&super::plain(&it.detail))]);
             }
             rows.text("the audit log is empty")
         }),
@@ -48,4 +51,9 @@ pub(super) fn run(session: &Session, command: &Audit) -> Result<(), Failure> {
             Err(Failure::Refused(format!("the audit log's hash chain is broken{at}: rows were changed outside the control plane")))
         }
     }
+}
+
+fn short(detail: &str) -> String {
+    let cut: String = detail.chars().take(DETAIL).collect();
+    if cut.len() < detail.len() { cut + "..." } else { cut }
 }

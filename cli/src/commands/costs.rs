@@ -110,8 +110,13 @@ fn per_request(it: &PerRequest) -> String {
         let [one, million] = each(it.cost.as_deref());
         rows.add([it.model.clone(), it.variant.clone(), it.requests.to_string(), units::dollars(it.total_picodollars), one, million]);
     }
+    let cost = if it.cost.is_some() {
+        format!("{one} a request, {million} per 1M requests")
+    } else {
+        "no cost: no request with a price yet".to_owned()
+    };
     format!(
-        "{one} a request, {million} per 1M requests: {} requests{unpriced}{window}\ntotal {}, idle {}\n\n{}",
+        "{cost}\n{} requests{unpriced}{window}\ntotal {}, idle {}\n\n{}",
         it.requests,
         units::dollars(it.total_picodollars),
         units::dollars(it.idle_picodollars),

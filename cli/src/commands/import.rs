@@ -102,11 +102,13 @@ fn wait(session: &Session, started: &Status) -> Result<Answer, Failure> {
 /// Shows where an import stands; one that failed is a refusal.
 fn finish(session: &Session, answer: &Answer) -> Result<(), Failure> {
     let status: Status = answer.read()?;
-    session.show(answer, |it: Status| describe(&it))?;
-    match status.state.as_str() {
-        "failed" => Err(Failure::Refused(format!("import {} failed: {}", status.id, status.error.unwrap_or_default()))),
-        _ => Ok(()),
+    if status.state != "failed" {
+        return session.show(answer, |it: Status| describe(&it));
     }
+    if session.json {
+        session.done(answer, "")?;
+    }
+    Err(Failure::Refused(format!("import {} failed: {}", status.id, status.error.unwrap_or_default())))
 }
 
 fn describe(it: &Status) -> String {
@@ -118,7 +120,6 @@ fn describe(it: &Status) -> String {
             units::short(digest),
             it.artifact_state.as_deref().unwrap_or("-"),
         ),
-        _ if it.state == "failed" => format!("import {}", it.id),
         _ => format!(
             "import {} is running, {} of {}: `akidb models import-status {}` shows how it is doing",
             it.id,

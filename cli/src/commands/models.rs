@@ -91,7 +91,19 @@ pub(super) fn run(session: &Session, command: Models) -> Result<(), Failure> {
         Models::Evaluate { model, artifact, report } => {
             let path = find(session, &model, &artifact)?;
             let report = read_report(&report)?;
-            session.show(&session.client.post(&format!("{path}/evaluations"), &report)?, |it| verdict(&it))
+            let answer = session.client.post(&format!("{path}/evaluations"), &report)?;
+            let artifact: Artifact = answer.read()?;
+            session.done(&answer, &verdict(&artifact))?;
+            let failed = artifact.evaluations.first().is_some_and(|it| it.verdict == "failed");
+            if failed {
+                Err(Failure::Refused(format!(
+                    "the report does not pass its gate; artifact {} is {}",
+                    units::short(&artifact.digest),
+                    artifact.state
+                )))
+            } else {
+                Ok(())
+            }
         }
         Models::Retire { model, artifact } => {
             let path = find(session, &model, &artifact)?;

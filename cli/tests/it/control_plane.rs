@@ -27,6 +27,11 @@ pub(crate) struct Done {
 impl ControlPlane {
     /// Starts one and waits until it is ready.
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with further variables.
+    pub(crate) fn start_with(variables: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let (rest, grpc) = (free_port(), free_port());
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -34,6 +39,7 @@ impl ControlPlane {
             .env("AKIDB_CP_LISTEN_REST", format!("127.0.0.1:{rest}"))
             .env("AKIDB_CP_LISTEN_GRPC", format!("127.0.0.1:{grpc}"))
             .env("AKIDB_CP_DATA_DIR", folder.path().join("data"))
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)

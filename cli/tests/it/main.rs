@@ -51,18 +51,26 @@ fn a_bundle_is_imported_and_shown() {
 
 fn aliases_move_by_compare_and_swap(server: &ControlPlane) {
     let set = ["aliases", "set", MODEL, "blue", "fp32"];
-    assert_eq!(server.ok(&set), format!("{MODEL}@blue is version 1 variant fp32, revision 1\n"));
+    let said = server.ok(&set);
+    assert!(said.starts_with(&format!("{MODEL}@blue is version 1 variant fp32, revision ")), "{said}");
+    let seen = revision(server, "blue");
     // Without --if-revision it moves from what is there.
-    let moved = server.ok(&[&set[..], &["--version", "1"]].concat());
-    let revision = server.json(&["aliases", "list", MODEL])["aliases"].as_array().unwrap().iter().find(|it| it["name"] == "blue").unwrap()
-        ["revision"]
-        .clone();
-    assert!(moved.ends_with(&format!("revision {revision}\n")), "{moved}");
-    let stale = server.akidb(&[&set[..], &["--if-revision", "77"]].concat());
-    refused(&stale, 1, &["77", "stale, HTTP 412", "akidb aliases list"]);
+    server.ok(&[&set[..], &["--version", "1"]].concat());
+    let now = revision(server, "blue");
+    assert!(now > seen, "{now} after {seen}");
+    let stale = server.akidb(&[&set[..], &["--if-revision", &seen.to_string()]].concat());
+    refused(&stale, 1, &["blue", &seen.to_string(), &now.to_string(), "stale, HTTP 412", "akidb aliases list"]);
+    assert_eq!(revision(server, "blue"), now);
+    server.ok(&[&set[..], &["--if-revision", &now.to_string()]].concat());
     refused(&server.akidb(&["aliases", "set", MODEL, "blue", "int8"]), 1, &["int8", "not_found"]);
     assert_eq!(server.ok(&["aliases", "delete", MODEL, "blue"]), format!("deleted alias blue of {MODEL}\n"));
     assert!(!server.ok(&["aliases", "list", MODEL]).contains("blue"));
+}
+
+fn revision(server: &ControlPlane, alias: &str) -> u64 {
+    let aliases = server.json(&["aliases", "list", MODEL]);
+    let found = aliases["aliases"].as_array().unwrap().iter().find(|it| it["name"] == alias);
+    found.unwrap_or_else(|| panic!("no alias {alias} in {aliases}"))["revision"].as_u64().unwrap()
 }
 
 fn artifacts_are_guarded(server: &ControlPlane, digest: &str) {
@@ -73,7 +81,8 @@ fn artifacts_are_guarded(server: &ControlPlane, digest: &str) {
     std::fs::write(report.path(), r#"{"kind": "parity", "n": 25, "min_cosine": 0.5, "gate": {"min_cosine": 0.9999}}"#).unwrap();
     let args = ["models", "evaluate", MODEL, &digest[..8], "--report", report.path().to_str().unwrap()];
     let done = server.akidb(&args);
-    assert!(format!("{}{}", done.out, done.err).contains("0.5"), "{done:?}");
+    assert!(done.out.contains("min_cosine 0.5 is below its gate 0.9999"), "{done:?}");
+    refused(&done, 1, &["does not pass its gate"]);
 }
 
 #[test]
@@ -107,6 +116,13 @@ fn a_spoiled_bundle_stays_here() {
     refused(&server.akidb(&["models", "import", "no/such/folder"]), 2, &["no/such/folder", "does not exist"]);
     assert_eq!(server.json(&["models", "list"])["models"].as_array().unwrap().len(), 0);
     assert!(!server.ok(&["audit", "list"]).contains("blob.put"), "nothing was uploaded");
+}
+
+#[test]
+fn a_file_the_server_has_no_room_for_is_a_refusal() {
+    let server = ControlPlane::start_with(&[("AKIDB_CP_MAX_BLOB_BYTES", "1000000")]);
+    let done = server.akidb(&["models", "import", bundle().to_str().unwrap()]);
+    refused(&done, 1, &["90.3 MB", "max_blob_bytes"]);
 }
 
 #[test]
@@ -154,7 +170,7 @@ fn the_fleet_costs_and_audit_are_read() {
     assert!(server.ok(&["costs"]).contains("devices cost $0.00"));
     assert!(server.ok(&["costs", "--group-by", "app,day", "--from", "2026-01-01T00:00:00Z"]).contains("no requests were counted"));
     refused(&server.akidb(&["costs", "--from", "yesterday"]), 1, &["yesterday", "HTTP 400"]);
-    assert!(server.ok(&["costs", "per-request"]).starts_with("no price a request"));
+    assert!(server.ok(&["costs", "per-request"]).starts_with("no cost: no request with a price yet\n0 requests\n"));
     assert_eq!(server.json(&["costs", "per-request"])["scope"], "fleet");
 
     for name in ["a", "b", "c"] {
