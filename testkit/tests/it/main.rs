@@ -49,7 +49,7 @@ impl Clients {
 /// Requests in the fleet's ledger.
 fn counted(system: &System) -> u64 {
     let costs = system.akidb(&["costs", "--group-by", "model"]);
-    let rows = costs["rows"].as_array().expect("rows");
+    let rows = costs["costs"].as_array().expect("rows");
     rows.iter().map(|row| row["requests"].as_u64().expect("a count")).sum()
 }
 
