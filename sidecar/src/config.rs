@@ -289,8 +289,8 @@ fn control_plane(root: &mut Section, source: &mut Source<'_>) -> Option<ControlP
     let token = source.env.get("AKIDB_CONTROL_PLANE_TOKEN").filter(|it| !it.is_empty()).cloned();
     it.finish(source.errors);
     let address = address?;
-    if !address.starts_with("http://") && !address.starts_with("https://") {
-        source.errors.add(format!("`control_plane.address` (`AKIDB_CONTROL_PLANE`): `{address}` must start with http:// or https://"));
+    if !address.strip_prefix("http://").is_some_and(|it| !it.is_empty() && !it.contains(char::is_whitespace)) {
+        source.errors.add(format!("`control_plane.address` (`AKIDB_CONTROL_PLANE`): `{address}` is not http://host:port (TLS is not supported yet)"));
     }
     Some(ControlPlane { address, token_file, token })
 }

@@ -84,8 +84,14 @@ impl Plan {
         Self { version: snapshot.version, models, default_model: None, splits, problems: Vec::new() }
     }
 
-    /// Adds what only the configuration has; the catalog wins. The configured default model wins over the catalog's first.
-    pub fn with_configured(mut self, configured: &Self) -> Self {
+    /// Adds what only the configuration has; the catalog wins. The configured default model, and the variant or alias named with it
+    /// (`selector`), win over the catalog's.
+    pub fn with_configured(mut self, configured: &Self, selector: Option<&str>) -> Self {
+        let default = configured.default_model.as_ref().and_then(|it| self.models.get_mut(it));
+        if let (Some(model), Some(selector)) = (default, selector) {
+            let variant = VariantRef { version: model.default.version.clone(), variant: selector.to_owned() };
+            model.default = model.card.aliases.get(selector).cloned().unwrap_or(variant);
+        }
         for (name, model) in &configured.models {
             self.models.entry(name.clone()).or_insert_with(|| model.clone());
         }
