@@ -1,0 +1,117 @@
+//! Bundles on their way in, good and bad.
+
+use serde_json::json;
+
+use crate::app::TestApp;
+use crate::bundle::{Bundle, sha256};
+
+#[test]
+fn the_real_bundle_comes_in_from_a_folder_and_serves() {
+    let app = TestApp::start();
+    let folder = akidb_testkit::bundle();
+    let import = app.import_folder(&folder);
+    assert_eq!((&import["model"], &import["artifact_state"]), (&json!("all-MiniLM-L6-v2"), &json!("ready")), "{import}");
+    assert_eq!(import["done_bytes"], import["total_bytes"]);
+    let again = app.import_folder(&folder);
+    assert_eq!(again["digest"], import["digest"], "the same bundle is the same artifact");
+
+    let model = &app.get("snapshot")["models"][0];
+    assert_eq!((&model["version"], &model["dimension"]), (&json!("1"), &json!(384)));
+    assert_eq!(model["aliases"], json!({"default": {"version": "1", "variant": "fp32"}, "stable": {"version": "1", "variant": "fp32"}}));
+    assert_eq!(model["variants"][0]["hold"], true);
+    let engine = &model["variants"][0]["artifacts"][0]["files"][0];
+    let kept = engine["uri"].as_str().unwrap().strip_prefix("file://").unwrap();
+    assert_eq!(std::fs::metadata(kept).unwrap().len(), engine["file"]["bytes"].as_u64().unwrap());
+    assert!(kept.ends_with(engine["file"]["sha256"].as_str().unwrap()));
+}
+
+#[test]
+fn the_real_bundle_comes_in_as_blobs() {
+    let app = TestApp::start();
+    let folder = akidb_testkit::bundle();
+    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+    app.call("POST", "imports", Some(&json!({"manifest": manifest}))).refused(422, "invalid");
+    for file in manifest["files"].as_array().unwrap() {
+        let (sha, bytes) = (file["sha256"].as_str().unwrap(), std::fs::read(folder.join(file["path"].as_str().unwrap())).unwrap());
+        app.call("HEAD", &format!("blobs/{sha}"), None).expect(404);
+        app.put_blob(sha, bytes.clone()).expect(201);
+        app.call("HEAD", &format!("blobs/{sha}"), None).expect(200);
+        if bytes.len() < 1_000_000 {
+            app.put_blob(sha, bytes).expect(200);
+        }
+    }
+    let import = app.post("imports", &json!({"manifest": manifest, "version": "2", "set_default": true}));
+    assert_eq!((&import["state"], &import["version"]), (&json!("succeeded"), &json!("2")), "{import}");
+    assert_eq!(app.get("models/all-minilm-l6-v2/aliases/default")["moved_by_hand"], true);
+}
+
+#[test]
+fn a_blob_whose_digest_differs_is_not_kept() {
+    let app = TestApp::start();
+    let sha = sha256(b"right");
+    let error = app.put_blob(&sha, b"wrong".to_vec()).refused(422, "invalid");
+    assert!(error.contains(&sha) && error.contains(&sha256(b"wrong")), "{error}");
+    app.call("HEAD", &format!("blobs/{sha}"), None).expect(404);
+    app.put_blob("xyz", b"".to_vec()).refused(422, "invalid");
+}
+
+fn check_fails(spoil: impl FnOnce(&std::path::Path, &Bundle), expected: &[&str]) {
+    let app = TestApp::start();
+    let (folder, bundle) = (app.folder.path().join("b"), Bundle::new("m", "fp32"));
+    bundle.write(&folder);
+    spoil(&folder, &bundle);
+    let import = app.import(&format!("file://{}", folder.display()));
+    assert_eq!(import["state"], "failed", "{import}");
+    let error = import["error"].as_str().unwrap();
+    for part in expected {
+        assert!(error.contains(part), "{part} in {error}");
+    }
+    assert_eq!(app.get("models")["models"], json!([]), "nothing is half-catalogued");
+}
+
+#[test]
+fn a_flipped_byte_is_found() {
+    let bundle = Bundle::new("m", "fp32");
+    let mut flipped = bundle.engine.clone();
+    flipped[3] ^= 0x10;
+    let (expected, got) = (sha256(&bundle.engine), sha256(&flipped));
+    check_fails(move |folder, _| std::fs::write(folder.join("model.onnx"), flipped).unwrap(), &["model.onnx", &expected, &got]);
+}
+
+#[test]
+fn every_other_damage_is_named() {
+    check_fails(|folder, _| std::fs::remove_file(folder.join("tokenizer.json")).unwrap(), &["tokenizer.json", "does not exist"]);
+    check_fails(|folder, _| std::fs::write(folder.join("model.onnx"), b"short").unwrap(), &["model.onnx", "has 5 bytes"]);
+    check_fails(|folder, _| std::fs::remove_file(folder.join("manifest.json")).unwrap(), &["is not a bundle", "manifest.json"]);
+    let without_tokenizer = |folder: &std::path::Path, bundle: &Bundle| {
+        let mut manifest = bundle.manifest();
+        manifest["files"].as_array_mut().unwrap().pop();
+        std::fs::write(folder.join("manifest.json"), manifest.to_string()).unwrap();
+    };
+    check_fails(without_tokenizer, &["has no tokenizer"]);
+}
+
+#[test]
+fn seeded_weights_are_ready_and_say_so() {
+    let app = TestApp::start();
+    let folder = app.folder.path().join("b");
+    Bundle { seeded: true, evaluation: serde_json::Value::Null, ..Bundle::new("m", "fp32") }.write(&folder);
+    let import = app.import_folder(&folder);
+    assert_eq!(import["artifact_state"], "ready");
+    assert_eq!(app.get("snapshot")["models"][0]["seeded"], true);
+    let artifact = &app.get("models/m")["versions"][0]["variants"][0]["artifacts"][0];
+    assert_eq!(artifact["evaluations"][0]["verdict"], "not_applicable");
+}
+
+#[test]
+fn a_bundle_that_contradicts_its_version_is_refused() {
+    let app = TestApp::start();
+    let (first, second) = (app.folder.path().join("a"), app.folder.path().join("b"));
+    Bundle::new("m", "fp32").write(&first);
+    app.import_folder(&first);
+    Bundle { seeded: true, ..Bundle::new("m", "other") }.write(&second);
+    let import = app.import(&format!("file://{}", second.display()));
+    assert!(import["error"].as_str().unwrap().contains("seeded is `false`"), "{import}");
+    app.call("POST", "imports", Some(&json!({"uri": "ftp://x"}))).refused(422, "invalid");
+    app.call("GET", "imports/none", None).refused(404, "not_found");
+}

@@ -1,0 +1,13 @@
+//! The control plane as its users meet it: a real server over TCP, a real database, real bundles.
+
+mod access;
+mod app;
+mod backup;
+mod bundle;
+mod catalog;
+mod fleet;
+mod imports;
+mod ledger;
+mod openapi;
+mod s3;
+mod sidecar;
