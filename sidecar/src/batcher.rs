@@ -80,7 +80,7 @@ pub struct Work {
 }
 
 /// A request's vectors and what they took.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Embedded {
     /// One a text, in order.
     pub vectors: Vec<Vec<f32>>,
@@ -160,6 +160,9 @@ impl Batcher {
 
     /// Runs a request's texts. Dropping the future drops what of them still waits.
     pub async fn submit(&self, work: Work) -> Result<Embedded, BatchError> {
+        if work.texts.is_empty() {
+            return Ok(Embedded::default());
+        }
         let deadline = tokio::time::Instant::from_std(work.deadline);
         let (_ticket, answer) = self.queue.push(work, Instant::now())?;
         match tokio::time::timeout_at(deadline, answer).await {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use akidb_domain::snapshot::SnapshotVersion;
 use prometheus::{
-    CounterVec, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    CounterVec, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 /// Codes of errors, as in the bodies; each has its series from the start.
@@ -120,17 +121,29 @@ impl Metrics {
         let registry = Registry::new();
         let declare = Declare { registry: &registry };
         let inner = Inner {
-            latency: declare.histogram("akidb_embed_latency_seconds", "Seconds from an embedding request read to its answer ready", latency_buckets())?,
+            latency: declare.histogram(
+                "akidb_embed_latency_seconds",
+                "Seconds from an embedding request read to its answer ready",
+                latency_buckets(),
+            )?,
             batch_size: declare.histogram("akidb_batch_size", "Texts in a batch", BATCH_SIZES.to_vec())?,
             batch_wait: declare.histogram("akidb_batch_wait_time_seconds", "Seconds a request waited for its batch", latency_buckets())?,
             requests: declare.counter("akidb_embed_requests_total", "Embedding requests, answered well or not", LANE)?,
-            errors: declare.counter("akidb_embed_errors_total", "Embedding requests answered with an error", &["model", "model_version", "code"])?,
+            errors: declare.counter(
+                "akidb_embed_errors_total",
+                "Embedding requests answered with an error",
+                &["model", "model_version", "code"],
+            )?,
             flushes: declare.counter("akidb_batch_flush_total", "Batches by why they were cut", &["model", "model_version", "reason"])?,
             tokens: declare.counter("akidb_batch_tokens_total", "Tokens in batches, padding excluded", LANE)?,
             padded_tokens: declare.counter("akidb_batch_padded_tokens_total", "Tokens computed, padding included", LANE)?,
             engine_seconds: declare.seconds("akidb_engine_seconds_total", "Seconds that engines ran batches of requests", LANE)?,
             queue_depth: declare.gauges("akidb_queue_depth", "Texts that wait for a batch", LANE)?,
-            overhead_seconds: declare.seconds("akidb_engine_overhead_seconds_total", "Seconds that engines ran for no request", &["cause"])?,
+            overhead_seconds: declare.seconds(
+                "akidb_engine_overhead_seconds_total",
+                "Seconds that engines ran for no request",
+                &["cause"],
+            )?,
             loads: declare.counter("akidb_model_loads_total", "Engines loaded, or not", &["model", "model_version", "outcome"])?,
             swaps: declare.counter("akidb_model_swaps_total", "Engines replaced while serving", LANE)?,
             fallbacks: declare.counter("akidb_provider_fallbacks_total", "Loads that fell back to another provider or artifact", LANE)?,

@@ -124,8 +124,8 @@ fn select(model: &Model, selector: &str) -> Result<VariantRef, RouteError> {
     let ours = model.variants.iter().find(|it| named(it) && it.version == model.default.version);
     let found = ours.or_else(|| model.variants.iter().find(named));
     found.map(|it| VariantRef { version: it.version.clone(), variant: it.name.clone() }).ok_or_else(|| {
-        let names = model.variants.iter().map(|it| it.name.as_str()).chain(model.aliases.keys().map(String::as_str));
-        RouteError::UnknownVariant { model: model.name.clone(), asked: selector.to_owned(), known: list(names) }
+        let known = model.variants.iter().map(|it| it.name.as_str()).chain(model.aliases.keys().map(String::as_str));
+        RouteError::UnknownVariant { model: model.name.clone(), asked: selector.to_owned(), known: list(known) }
     })
 }
 

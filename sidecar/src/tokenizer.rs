@@ -125,3 +125,34 @@ impl fmt::Debug for Tokenizer {
         f.debug_struct("Tokenizer").field("max_tokens", &self.inner.max_tokens).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer(max_tokens: u32) -> Result<Tokenizer, TokenizerError> {
+        let pool = TokenizerPool::start(1).unwrap();
+        Tokenizer::load(&akidb_testkit::bundle().join("tokenizer.json"), max_tokens, &pool)
+    }
+
+    #[tokio::test]
+    async fn texts_are_neither_padded_nor_cut_at_the_files_limit() {
+        let tokenizer = tokenizer(200).unwrap();
+        let got = tokenizer.encode(vec!["hello".into(), "word ".repeat(150), "word ".repeat(1_000)], true).await.unwrap();
+        let found: Vec<_> = got.iter().map(|it| (it.ids.len(), it.truncated)).collect();
+        assert_eq!(found, [(3, false), (152, false), (200, true)]);
+        assert_eq!(got[0].ids, [101, 7592, 102]);
+    }
+
+    #[tokio::test]
+    async fn a_text_over_the_limit_is_named() {
+        let tokenizer = tokenizer(16).unwrap();
+        let got = tokenizer.encode(vec!["short".into(), "word ".repeat(15)], false).await;
+        assert_eq!(got, Err(TokenizeError::TooLong { index: 1, limit: 16 }));
+    }
+
+    #[test]
+    fn a_limit_below_the_special_tokens_is_an_error() {
+        assert!(matches!(tokenizer(1), Err(TokenizerError::Load(_))));
+    }
+}

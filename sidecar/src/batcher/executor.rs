@@ -106,6 +106,9 @@ fn run(engines: &mut HashMap<EngineId, Box<dyn Engine>>, id: EngineId, batch: &T
     if vectors.len() != batch.rows * dimension {
         return Err(EngineError::Run(format!("{} numbers for {} texts of {dimension}", vectors.len(), batch.rows)));
     }
+    if !vectors.iter().all(|it| it.is_finite()) {
+        return Err(EngineError::Run("a vector holds a number that is not finite".into()));
+    }
     Ok((vectors, dimension))
 }
 

@@ -46,9 +46,9 @@ impl Rig {
         let (telemetry, observations) = Telemetry::channel(Clock::start());
         let (batcher, _thread) = Batcher::start(config, telemetry, Metrics::new().unwrap()).unwrap();
         let (go, receiver) = channel();
-        let batches = Arc::new(Mutex::new(Vec::new()));
-        let engine = batcher.install(Box::new(Stub { go: receiver, batches: batches.clone() })).await;
-        Self { batcher, engine, go, batches, _observations: observations }
+        let ran = Arc::new(Mutex::new(Vec::new()));
+        let engine = batcher.install(Box::new(Stub { go: receiver, batches: ran.clone() })).await;
+        Self { batcher, engine, go, batches: ran, _observations: observations }
     }
 
     fn work(&self, texts: &[&[u32]], timeout: Duration) -> Work {

@@ -57,13 +57,13 @@ fn builder(environment: &Environment, spec: &EngineSpec) -> Result<SessionBuilde
     let fail = |it: ort::Error<SessionBuilder>| EngineError::Load(it.to_string());
     let builder = Session::builder(environment).map_err(|it| EngineError::Load(it.to_string()))?;
     let builder = provider(builder, spec.provider)?;
-    builder
-        .with_optimization_level(GraphOptimizationLevel::Level3)
-        .and_then(|it| it.with_intra_threads(spec.threads.max(1)))
-        .and_then(|it| it.with_inter_threads(1))
-        // Shapes differ from batch to batch: a pattern learnt from one is memory kept for nothing.
-        .and_then(|it| it.with_memory_pattern(false))
-        .map_err(fail)
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::Level3).map_err(fail)?;
+    let builder = builder.with_intra_threads(spec.threads.max(1)).map_err(fail)?;
+    let builder = builder.with_inter_threads(1).map_err(fail)?;
+    // A thread that spins for its next batch takes the core from the threads that answer, and from the application next door.
+    let builder = builder.with_intra_op_spinning(false).map_err(fail)?;
+    // Shapes differ from batch to batch: a pattern learnt from one is memory kept for nothing.
+    builder.with_memory_pattern(false).map_err(fail)
 }
 
 /// Where a build with other providers registers them.
@@ -88,7 +88,10 @@ fn check_inputs(found: &[Outlet], expected: &[String]) -> Result<(), EngineError
         return Err(EngineError::Signature(format!("input `{unknown}`: expected only input_ids, attention_mask and token_type_ids")));
     }
     if !wanted.contains(&"input_ids") || !wanted.contains(&"attention_mask") {
-        return Err(EngineError::Signature(format!("inputs: expected input_ids and attention_mask among them, found {}", wanted.join(", "))));
+        return Err(EngineError::Signature(format!(
+            "inputs: expected input_ids and attention_mask among them, found {}",
+            wanted.join(", ")
+        )));
     }
     match found.iter().find(|it| !is_tensor(it.dtype(), TensorElementType::Int64, 2)) {
         Some(bad) => Err(EngineError::Signature(format!("input `{}`: expected int64 [batch, tokens], found {}", bad.name(), bad.dtype()))),
@@ -143,7 +146,10 @@ impl Engine for OnnxEngine {
         let (elements, shape) = (batch.rows * batch.tokens, [batch.rows, batch.tokens]);
         if elements == 0 || batch.ids.len() != elements || batch.mask.len() != elements {
             let (ids, mask) = (batch.ids.len(), batch.mask.len());
-            return Err(EngineError::Run(format!("a batch of {} x {} tokens with {ids} ids and {mask} mask values", batch.rows, batch.tokens)));
+            return Err(EngineError::Run(format!(
+                "a batch of {} x {} tokens with {ids} ids and {mask} mask values",
+                batch.rows, batch.tokens
+            )));
         }
         self.zeros.resize(elements, 0);
         let fail = |it: ort::Error| EngineError::Run(it.to_string());

@@ -100,7 +100,11 @@ struct Usage {
     (status = 503, body = ErrorBody, description = "Not ready; see retry-after"),
     (status = 504, body = ErrorBody, description = "Past the deadline"),
 ))]
-pub(super) async fn embed(State(state): State<AppState>, caller: Caller, JsonBody(body): JsonBody<EmbedRequest>) -> Result<Response, ApiError> {
+pub(super) async fn embed(
+    State(state): State<AppState>,
+    caller: Caller,
+    JsonBody(body): JsonBody<EmbedRequest>,
+) -> Result<Response, ApiError> {
     let (single, format) = (body.text.is_some(), body.encoding_format);
     let question = question(body, &caller, &state).inspect_err(|error| state.metrics.error_without_variant(error.code()))?;
     let answer = pipeline::embed(&state, question, caller).await?;

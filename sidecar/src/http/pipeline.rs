@@ -105,6 +105,9 @@ async fn attempt(state: &AppState, question: &Question, caller: &Caller, route: 
     let encoding = loaded.tokenizer.encode(texts, question.truncate);
     let encoded = tokio::time::timeout_at(deadline.into(), encoding).await.map_err(|_| ApiError::Deadline)??;
     let tokenize = started.elapsed();
+    if let Some(empty) = encoded.iter().position(|it| it.ids.is_empty()) {
+        return Err(ApiError::Invalid(format!("text {empty} has no tokens")).into());
+    }
     record.tokens = encoded.iter().map(|it| it.ids.len() as u64).sum();
     record.truncated = encoded.iter().filter(|it| it.truncated).count() as u64;
     let work = Work { lane, engine: loaded.engine, texts: ids(encoded), deadline, app: caller.consumer.app.clone() };
@@ -145,7 +148,10 @@ fn prepare(question: &Question, loaded: &Loaded, most: usize) -> Result<Vec<Stri
         return invalid(format!("`dimensions` is {bad}; `{}` has 1 to {}", loaded.model, loaded.dimension));
     }
     if !question.normalize && loaded.normalized {
-        return invalid(format!("`normalize: false`: the graph of `{}` normalises, its vectors before that are not available", loaded.model));
+        return invalid(format!(
+            "`normalize: false`: the graph of `{}` normalises, its vectors before that are not available",
+            loaded.model
+        ));
     }
     let Some(name) = &question.prompt else { return Ok(question.texts.clone()) };
     let Some(prompt) = loaded.prompts.get(name) else {

@@ -45,7 +45,9 @@ pub(super) fn fit(vector: &mut Vec<f32>, dimensions: Option<usize>, normalize: b
     }
     let norm = vector.iter().map(|it| f64::from(*it) * f64::from(*it)).sum::<f64>().sqrt();
     if (cut || normalize) && norm > 0.0 {
-        vector.iter_mut().for_each(|it| *it = (f64::from(*it) / norm) as f32);
+        for number in vector {
+            *number = (f64::from(*number) / norm) as f32;
+        }
     }
 }
 

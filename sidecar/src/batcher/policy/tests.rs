@@ -193,10 +193,12 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 fn config() -> impl Strategy<Value = BatcherConfig> {
-    (any::<bool>(), any::<bool>(), 1..65usize, 16..600usize, 0..20u64).prop_map(|(enabled, adaptive, max_batch_size, max_batch_tokens, wait)| {
-        let max_wait = Duration::from_millis(wait);
-        BatcherConfig { enabled, adaptive, max_batch_size, max_batch_tokens, max_wait, ..BatcherConfig::default() }
-    })
+    (any::<bool>(), any::<bool>(), 1..65usize, 16..600usize, 0..20u64).prop_map(
+        |(enabled, adaptive, max_batch_size, max_batch_tokens, wait)| {
+            let max_wait = Duration::from_millis(wait);
+            BatcherConfig { enabled, max_batch_size, max_wait, adaptive, max_batch_tokens, ..BatcherConfig::default() }
+        },
+    )
 }
 
 proptest! {

@@ -108,8 +108,7 @@ fn the_document_is_the_server() {
     let rig = shared();
     let document = get(&rig.url("/api/openapi.json")).body;
     let paths = document["paths"].as_object().expect("paths");
-    let expected =
-        ["/api/openapi.json", "/api/v1/cost-per-request", "/api/v1/embed", "/api/v1/models", "/healthz", "/metrics", "/readyz"];
+    let expected = ["/api/openapi.json", "/api/v1/cost-per-request", "/api/v1/embed", "/api/v1/models", "/healthz", "/metrics", "/readyz"];
     assert_eq!(paths.keys().map(String::as_str).collect::<Vec<_>>(), expected);
     for (path, methods) in paths {
         for method in methods.as_object().expect("methods").keys() {
@@ -129,7 +128,10 @@ fn the_document_is_the_server() {
 fn a_model_list() {
     let got = get(&shared().url("/api/v1/models")).body;
     let model = &got["models"][0];
-    assert_eq!((&model["name"], &model["default_variant"], &model["default_precision"]), (&json!("all-MiniLM-L6-v2"), &json!("fp32"), &json!("fp32")));
+    assert_eq!(
+        (&model["name"], &model["default_variant"], &model["default_precision"]),
+        (&json!("all-MiniLM-L6-v2"), &json!("fp32"), &json!("fp32"))
+    );
     let variant = &model["variants"][0];
     assert_eq!((&variant["state"], &variant["provider"], &variant["progress"]), (&json!("ready"), &json!("cpu"), &json!(1.0)));
 }

@@ -1,5 +1,6 @@
 //! Many clients at once: batches, bounds, clients that leave, what is counted.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -14,7 +15,7 @@ use akidb_sidecar::telemetry::{Observation, RequestDone};
 use serde_json::json;
 
 use super::rig::Rig;
-use super::{embed, get};
+use super::{agent, embed, get, send};
 
 /// Requests observed so far.
 fn requests(rig: &Rig) -> Vec<RequestDone> {
@@ -96,7 +97,11 @@ fn a_client_that_leaves_takes_its_work_along() {
         let body = json!({ "texts": ["a", "b", "c"] }).to_string();
         let mut stream = TcpStream::connect(rig.address).unwrap();
         let length = body.len();
-        write!(stream, "POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        write!(
+            stream,
+            "POST /api/v1/embed HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
         std::thread::sleep(Duration::from_millis(100));
     });
     std::thread::sleep(Duration::from_millis(600));
@@ -117,6 +122,17 @@ fn the_unix_socket_serves_the_same() {
 }
 
 #[test]
+fn http2_without_an_upgrade() {
+    let mut stream = TcpStream::connect(super::shared().address).unwrap();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    stream.write_all(&settings).unwrap();
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).unwrap();
+    assert_eq!(head[3], 4, "a SETTINGS frame, not {head:?}");
+}
+
+#[test]
 fn a_drain_answers_what_is_in_flight() {
     let rig = Rig::start(BatcherConfig::default());
     let slow = rig.fake("slow", |batch| {
@@ -131,6 +147,11 @@ fn a_drain_answers_what_is_in_flight() {
     });
     std::thread::sleep(Duration::from_millis(100));
     assert!(TcpStream::connect(rig.address).is_err(), "the port is closed");
+}
+
+fn variant_for(rig: &Rig, key: &str) -> String {
+    let request = agent().post(rig.url("/api/v1/embed")).header("x-akidb-key", key).content_type("application/json");
+    send(request.send(r#"{"text": "hello"}"#)).header("x-akidb-variant").to_owned()
 }
 
 #[test]
@@ -152,7 +173,7 @@ fn an_experiment_splits_queries_and_leaves_the_index_alone() {
         apps_all_traffic: Vec::new(),
         lease_ms: 60_000,
     };
-    rig.publish(vec![baseline, canary], Some(split));
+    rig.publish(vec![baseline.clone(), canary.clone()], Some(split.clone()));
     for _ in 0..200 {
         assert_eq!(embed(&rig, &json!({ "text": "hello" })).status, 200);
         let index = embed(&rig, &json!({ "text": "hello", "purpose": "index" }));
@@ -160,7 +181,21 @@ fn an_experiment_splits_queries_and_leaves_the_index_alone() {
     }
     let done = requests(&rig);
     let count = |arm: Arm| done.iter().filter(|it| it.lane.arm == arm && it.lane.experiment == "e1").count();
-    assert!((25..80).contains(&count(Arm::Canary)) && (25..80).contains(&count(Arm::Control)), "{} {}", count(Arm::Canary), count(Arm::Control));
+    assert!(
+        (25..80).contains(&count(Arm::Canary)) && (25..80).contains(&count(Arm::Control)),
+        "{} {}",
+        count(Arm::Canary),
+        count(Arm::Control)
+    );
     assert_eq!(done.iter().filter(|it| it.lane.experiment.is_empty()).count(), 200, "index traffic is outside");
     assert!(done.iter().all(|it| (it.lane.arm == Arm::Canary) == (it.lane.variant == "new")));
+
+    rig.publish(vec![baseline, canary], Some(TrafficSplit { sticky: true, canary_ppm: 500_000, ..split }));
+    let mut served = BTreeSet::new();
+    for key in 0..20 {
+        let variants: BTreeSet<String> = (0..5).map(|_| variant_for(&rig, &format!("user-{key}"))).collect();
+        assert_eq!(variants.len(), 1, "user {key} met {variants:?}");
+        served.extend(variants);
+    }
+    assert_eq!(served.len(), 2, "20 users met only {served:?}");
 }

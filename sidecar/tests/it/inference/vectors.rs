@@ -48,7 +48,7 @@ fn a_text_over_the_limit_is_cut_and_counted() {
 
 #[test]
 fn every_field_of_the_answer() {
-    let got = embed(shared(), &json!({ "text": "hello", "model": "ALL-minilm-l6-v2@FP32" }));
+    let got = embed(shared(), &json!({ "text": "hello", "model": "ALL-minilm-l6-v2@Stable" }));
     assert_eq!(got.status, 200, "{}", got.body);
     assert_eq!(got.body["model"], "all-MiniLM-L6-v2");
     assert_eq!((&got.body["variant"], &got.body["precision"], &got.body["dimension"]), (&json!("fp32"), &json!("fp32"), &json!(384)));
