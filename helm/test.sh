@@ -4,11 +4,12 @@
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 tools=$here/../build/tools
-python3 "$here/fetch-helm.py" >/dev/null
+python=${PYTHON:-python3}
+"$python" "$here/fetch-helm.py" >/dev/null
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-# Neither tool may find a cluster or write outside the temporary folder.
-export HOME="$work" KUBECONFIG=/dev/null HELM_CACHE_HOME="$work/cache" HELM_CONFIG_HOME="$work/config" HELM_DATA_HOME="$work/data"
+# Neither tool may find a cluster, nor Helm the settings of whoever runs this.
+export KUBECONFIG=/dev/null HELM_CACHE_HOME="$work/cache" HELM_CONFIG_HOME="$work/config" HELM_DATA_HOME="$work/data"
 
 render() { # NAME [VALUES OPTION...]
     name=$1
@@ -17,7 +18,7 @@ render() { # NAME [VALUES OPTION...]
     "$tools/helm" template "$name" "$here/akidb" --namespace ns "$@" >"$work/$name.yaml"
     # kubectl turns YAML into JSON without a server; the empty patch changes nothing.
     "$tools/kubectl" patch --local --type merge --patch '{}' --output json --filename "$work/$name.yaml" >"$work/$name.json"
-    python3 "$here/check_render.py" "$name" "$work/$name.json"
+    "$python" "$here/check_render.py" "$name" "$work/$name.json"
 }
 
 refused() { # MESSAGE OPTION...

@@ -164,3 +164,33 @@ fn snapshot(it: &Value) -> String {
 fn yes(it: bool) -> String {
     if it { "yes" } else { "no" }.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sidecar_shows_what_it_holds_and_what_is_missing_of_it() {
+        let json = serde_json::json!({
+            "id": "s1", "namespace": "shop", "app": "search", "pod": "search-0", "node": "n1", "version": "0.1.0", "boot_id": "b2",
+            "devices": [{"uuid": "cpu-1", "sku": "cpu", "region": "local", "share_ppm": 1_000_000}],
+            "providers": [{"name": "cpu", "version": "1.24"}], "connected": true, "active_snapshot": {"epoch": 1, "n": 7},
+            "nack_reason": null, "first_seen": "2026-01-01T00:00:00Z", "last_seen": "2026-01-02T00:00:00Z",
+            "artifacts": [{"digest": "ab".repeat(32), "model": "m", "version": "1", "variant": "int8", "state": "pulling", "provider": "",
+                           "reason": "", "done_bytes": 1_000_000, "total_bytes": 90_000_000, "updated_at": "2026-01-02T00:00:00Z"}],
+            "boots": [{"boot_id": "b2", "high_water_mark": 12, "finished": false, "lost_observations": 3}],
+            "gaps": [{"boot_id": "b1", "kind": "unclean_end", "from_sequence": 4, "to_sequence": 4, "noticed_at": "2026-01-02T00:00:00Z"}],
+        });
+        let text = describe(&serde_json::from_value(json).unwrap());
+        for part in [
+            "s1 (shop/search), pod search-0",
+            "snapshot 1.7",
+            "cpu (local) cpu-1; providers cpu 1.24",
+            "1.0 MB of 90.0 MB",
+            "abababababab",
+            "unclean_end",
+        ] {
+            assert!(text.contains(part), "`{part}` is not in {text}");
+        }
+    }
+}

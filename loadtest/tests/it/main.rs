@@ -47,7 +47,7 @@ async fn the_clock_ends_a_closed_loop_after_its_answers() {
     let server = Server::start(Behaviour { delay: Duration::from_millis(20), ..Behaviour::default() }).await;
     let report = measure(&server.url, "--duration 300ms --clients 2").await;
     assert_eq!(report.requests, server.requests());
-    assert!((10..=32).contains(&report.requests), "{}", report.text());
+    assert!((4..=32).contains(&report.requests), "{}", report.text());
     assert!(report.latency_ms.unwrap().p50 >= 20.0);
 }
 
