@@ -28,7 +28,7 @@ pub struct Account {
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) variants: BTreeMap<String, u64>,
     pub(crate) retry_after: RetryAfter,
-    /// Requests that no client took within a millisecond of their time.
+    /// Requests that no client was free to take when they were due (by over a millisecond).
     pub started_late: u64,
     /// Connections made.
     pub connections: u64,

@@ -66,7 +66,7 @@ pub struct Report {
     pub variants: BTreeMap<String, u64>,
     /// Connections made; more than `clients` means that the server closed some.
     pub connections: u64,
-    /// Requests of an open loop that were sent over a millisecond after they were due.
+    /// Requests of an open loop that were due before a client was free (by over a millisecond).
     pub started_late: u64,
     /// Bytes of all answers' bodies.
     pub bytes_received: u64,
@@ -175,7 +175,7 @@ impl Report {
         }
         if self.started_late > 0 {
             line(format!(
-                "{} requests started over 1 ms late: the wait is in their latency; if the server is not the limit, add --clients",
+                "{} requests were due before a client was free: the wait is in their latency; if the server is not the limit, add --clients",
                 self.started_late
             ));
         }
