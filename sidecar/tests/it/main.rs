@@ -1,3 +1,4 @@
 //! The sidecar as its users meet it.
 
 mod inference;
+mod supply;

@@ -1,0 +1,127 @@
+//! `config.toml` as people write it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use akidb_sidecar::config::Config;
+use akidb_sidecar::config::reader::Environment;
+
+/// As in the plan that this project began with, word for word.
+const SEED: &str = r#"
+[embedding.batching]
+enabled = true
+max_batch_size = 64
+max_wait_time_ms = 10
+adaptive = true
+
+[embedding.models]
+default = "all-MiniLM-L6-v2"
+
+[[embedding.models.available]]
+name = "all-MiniLM-L6-v2"
+path = "s3://akidb-models/all-MiniLM-L6-v2-FP8.trt"
+dimension = 384
+precision = "fp8"
+
+[[embedding.models.available]]
+name = "distilled-MiniLM-L3-v2"
+path = "s3://akidb-models/distilled-MiniLM-L3-v2-INT8.onnx"
+dimension = 384
+precision = "int8"
+
+[[embedding.models.available]]
+name = "bert-base-uncased"
+path = "s3://akidb-models/bert-base-INT8.onnx"
+dimension = 768
+precision = "int8"
+
+[[embedding.models.available]]
+name = "bge-small-en-v1.5"
+path = "s3://akidb-models/bge-small-INT8.onnx"
+dimension = 384
+precision = "int8"
+
+[[embedding.models.available]]
+name = "uae-large-v1"
+path = "s3://akidb-models/uae-large-INT8.onnx"
+dimension = 1024
+precision = "int8"
+"#;
+
+fn env(pairs: &[(&str, &str)]) -> Environment {
+    pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+fn parse(text: &str, pairs: &[(&str, &str)]) -> Result<Config, Vec<String>> {
+    Config::parse(text, Path::new("/etc/akidb"), &env(pairs)).map_err(|it| it.0)
+}
+
+#[test]
+fn the_first_plan_loads_word_for_word() {
+    let config = parse(SEED, &[]).unwrap();
+    assert_eq!((config.batching.max_batch_size, config.batching.max_wait.as_millis()), (64, 10));
+    assert!(config.batching.enabled && config.batching.adaptive);
+    assert_eq!(config.models.available.len(), 5);
+    let default = config.models.default.unwrap();
+    assert_eq!((default.model.as_str(), default.selector, default.entry), ("all-minilm-l6-v2", None, None));
+}
+
+#[test]
+fn the_variable_beats_the_file_by_name_variant_or_artifact() {
+    let default = |value: &str| parse(SEED, &[("AKIDB_EMBEDDING_MODEL", value)]).map(|it| it.models.default.unwrap());
+    assert_eq!(default("bert-base").unwrap().model, "bert-base-uncased");
+    assert_eq!(default("BGE-small@int8").unwrap().selector.as_deref(), Some("int8"));
+    assert_eq!(default("all-MiniLM-L6-v2-FP8.trt").unwrap().entry, Some(0));
+    let errors = default("gpt-9").unwrap_err();
+    assert!(errors.len() == 1 && errors[0].contains("AKIDB_EMBEDDING_MODEL") && errors[0].contains("uae-large-v1"), "{errors:?}");
+}
+
+#[test]
+fn every_error_is_told_at_once() {
+    let text = r#"
+        typo = 1
+        [server]
+        listen = "nowhere"
+        lisen = "x"
+        [embedding.batching]
+        max_batch_size = 0
+        adaptive = "yes"
+        [device]
+        share_ppm = 2000000
+        [[embedding.models.available]]
+        name = "a/b"
+        path = "ftp://x/y"
+        precision = "fp64"
+        dimensions = 3
+    "#;
+    let errors = parse(text, &[("AKIDB_THREADS", "many"), ("AKIDB_EMBEDDING_PROVIDER", "gpu")]).unwrap_err();
+    let told = errors.join("\n");
+    for expected in [
+        "unknown key `typo`",
+        "`server.listen`: `nowhere`",
+        "unknown key `server.lisen`: known here are listen,",
+        "`embedding.batching.max_batch_size` (`AKIDB_MAX_BATCH_SIZE`): 0",
+        "`embedding.batching.adaptive`: `yes` is not true or false",
+        "`device.share_ppm` (`AKIDB_DEVICE_SHARE_PPM`): 2000000",
+        "`embedding.models.available[0].name`: `a/b`",
+        "`embedding.models.available[0].path`: `ftp://x/y`",
+        "`embedding.models.available[0].precision`: `fp64` is not a precision",
+        "unknown key `embedding.models.available[0].dimensions`",
+        "variable `AKIDB_THREADS`: `many`",
+        "variable `AKIDB_EMBEDDING_PROVIDER`: `gpu` is not an execution provider: tensorrt, cuda or cpu",
+    ] {
+        assert!(told.contains(expected), "`{expected}` is not in\n{told}");
+    }
+}
+
+#[test]
+fn a_token_is_never_printed() {
+    let config = parse("[control_plane]\naddress = \"http://cp:7071\"", &[("AKIDB_CONTROL_PLANE_TOKEN", "s3cret-token")]).unwrap();
+    assert!(!format!("{config:?}").contains("s3cret-token"));
+    assert_eq!(config.control_plane.unwrap().token.as_deref(), Some("s3cret-token"));
+}
+
+#[test]
+fn nothing_to_serve_is_an_error_and_a_price_of_its_own_is_not_asked() {
+    assert!(Config::parse("", Path::new("/"), &BTreeMap::new()).unwrap_err().to_string().contains("nothing to serve"));
+}
