@@ -1,6 +1,6 @@
 //! The admin REST API, as `docs/API/control-plane.md` has it.
 //!
-//! Enters: HTTP. Leaves: JSON. Never: SQL, a rule; handlers extract, call once, answer. The router and the OpenAPI document are one thing, so
+//! Enters: HTTP. Leaves: JSON. Never: SQL, a rule; handlers extract, call once, answer. The router and the `OpenAPI` document are one thing, so
 //! they cannot differ.
 //!
 //! Rooms: [`error`] every failure's status, [`extract`] what handlers take, [`page`] lists; then one file an aggregate.
@@ -117,7 +117,7 @@ fn open() -> OpenApiRouter<ApiState> {
         .routes(routes!(ops::openapi))
 }
 
-/// The OpenAPI document as JSON.
+/// The `OpenAPI` document as JSON.
 pub(crate) fn openapi() -> Result<String, serde_json::Error> {
     routes().1.to_json()
 }

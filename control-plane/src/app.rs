@@ -63,14 +63,14 @@ impl App {
         let connections = Connections::new(metrics.clone());
         let blobs = Blobs::new(Store::new(config.s3.clone()), config.artifact_store.clone(), data_dir.incoming()?, config.max_blob_bytes);
         let importer = Importer::new(db.clone(), blobs.clone(), clock.clone(), notifier.clone(), metrics.clone(), stop.child_token());
-        let (sender, published) = watch::channel(Arc::new(Published::default()));
+        let (newest, snapshots) = watch::channel(Arc::new(Published::default()));
         let publisher = Publisher {
             db: db.clone(),
             clock: clock.clone(),
             metrics: metrics.clone(),
             debounce: config.snapshot_debounce,
             notifier: notifier.clone(),
-            published: sender,
+            published: newest,
         };
         publisher.publish().await?;
         let fleet = FleetService {
@@ -79,7 +79,7 @@ impl App {
             clock: clock.clone(),
             metrics: metrics.clone(),
             connections: connections.clone(),
-            published,
+            published: snapshots,
             stop: stop.child_token(),
         };
         let retention = Retention { db: db.clone(), clock: clock.clone(), keep: config.retention };

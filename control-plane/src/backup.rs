@@ -3,12 +3,11 @@
 //! Enters: a configuration and where the copy goes or comes from. Leaves: a consistent file, or a database with a new epoch. Never: a
 //! restored database that sidecars could take for the one before it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use akidb_store::{ObjectUri, Store};
 use anyhow::{Context, bail};
 use serde_json::json;
-use sqlx::Connection as _;
 
 use crate::change::{Actor, Change};
 use crate::clock::Clock;
@@ -36,9 +35,9 @@ pub async fn backup(config: &Config, to: &str) -> anyhow::Result<()> {
     }
     let folder = tempfile::tempdir_in(&config.data_dir)?;
     let copy = folder.path().join("backup.db");
-    let mut conn = connect(&database).await?;
+    let mut conn = db::connect(&database).await?;
     maintenance::copy_to(&mut conn, &copy.to_string_lossy()).await.context("the database could not be copied")?;
-    conn.close().await?;
+    db::disconnect(conn).await?;
     Store::new(config.s3.clone()).put_file(&copy, &to).await?;
     tracing::info!(%to, "backup written");
     Ok(())
@@ -71,10 +70,6 @@ fn target(text: &str) -> anyhow::Result<ObjectUri> {
     Ok(ObjectUri::File(std::path::absolute(text)?))
 }
 
-async fn connect(path: &Path) -> Result<db::Conn, db::Error> {
-    db::Conn::connect_with(&db::options(path)).await
-}
-
 async fn fetch(store: &Store, from: &ObjectUri, to: &Path) -> anyhow::Result<()> {
     use tokio::io::AsyncWriteExt;
     let size = store.size(from).await?;
@@ -91,12 +86,12 @@ async fn fetch(store: &Store, from: &ObjectUri, to: &Path) -> anyhow::Result<()>
 
 /// Whether a file is a whole database of a schema that this program knows or can bring up to date.
 async fn check(copy: &Path) -> anyhow::Result<()> {
-    let mut conn = connect(copy).await?;
+    let mut conn = db::connect(copy).await?;
     let answer = maintenance::integrity(&mut conn).await?;
     if answer != "ok" {
         bail!("{answer}");
     }
-    conn.close().await?;
+    db::disconnect(conn).await?;
     let db = Db::open(copy).await.context("its schema is of another program or a newer version")?;
     meta::version(&mut *db.reader().await?).await.context("it holds no control plane")?;
     db.close().await;
@@ -104,14 +99,14 @@ async fn check(copy: &Path) -> anyhow::Result<()> {
 }
 
 /// Folds the replaced database's log into its file; answers its epoch, when it can be read.
-async fn fold(database: &PathBuf) -> u64 {
+async fn fold(database: &Path) -> u64 {
     if !database.exists() {
         return 0;
     }
     let epoch = async {
-        let mut conn = connect(database).await?;
+        let mut conn = db::connect(database).await?;
         let epoch = meta::version(&mut conn).await?.epoch;
-        conn.close().await?;
+        db::disconnect(conn).await?;
         Ok::<_, db::Error>(epoch)
     };
     epoch.await.unwrap_or_else(|error| {

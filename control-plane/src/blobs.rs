@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use akidb_store::{ObjectUri, Store, StoreError};
 use sha2::{Digest, Sha256};
@@ -77,8 +78,14 @@ impl Blobs {
         Ok(uri)
     }
 
-    /// Reads an object from end to end, into `copy` when there is one, and checks size and digest.
-    pub(crate) async fn verify(&self, uri: &ObjectUri, wanted: Wanted<'_>, mut copy: Option<&mut Incoming>) -> Result<(), BlobError> {
+    /// Reads an object from end to end, into `copy` when there is one, and checks size and digest. `seen` counts the bytes.
+    pub(crate) async fn verify(
+        &self,
+        uri: &ObjectUri,
+        wanted: Wanted<'_>,
+        mut copy: Option<&mut Incoming>,
+        seen: &AtomicU64,
+    ) -> Result<(), BlobError> {
         let name = format!("`{}` (`{uri}`)", wanted.path);
         let got = self.store.size(uri).await?;
         if got != wanted.bytes {
@@ -92,6 +99,7 @@ impl Blobs {
             if let Some(copy) = copy.as_deref_mut() {
                 copy.write(&piece).await?;
             }
+            seen.fetch_add(end - at, Relaxed);
             at = end;
         }
         let got = hex::encode(hash.finalize());

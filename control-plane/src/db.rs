@@ -27,7 +27,7 @@ use std::time::Duration;
 use sqlx::migrate::Migrator;
 use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Sqlite, SqlitePool};
+use sqlx::{Connection as _, Sqlite, SqlitePool};
 
 /// What the database may answer.
 pub(crate) type Error = sqlx::Error;
@@ -84,8 +84,18 @@ impl Db {
     }
 }
 
+/// One connection, outside any pool.
+pub(crate) async fn connect(path: &Path) -> Result<Conn, Error> {
+    Conn::connect_with(&options(path)).await
+}
+
+/// Closes it and folds the write-ahead log into the file, when it was the last.
+pub(crate) async fn disconnect(conn: Conn) -> Result<(), Error> {
+    conn.close().await
+}
+
 /// How every connection is opened: nothing acknowledged is lost by a power cut.
-pub(crate) fn options(path: &Path) -> SqliteConnectOptions {
+fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)

@@ -8,6 +8,8 @@
 pub(crate) mod source;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use akidb_domain::bundle::Manifest;
 use akidb_store::ObjectUri;
@@ -15,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::source::Bundle;
 use crate::blobs::{BlobError, Blobs};
 use crate::catalog::CatalogError;
 use crate::catalog::register::{self, Wish};
@@ -46,6 +49,8 @@ impl From<db::Error> for ImportError {
 /// Imports that read at the same time, and that wait.
 const RUNNING: usize = 2;
 const WAITING: usize = 16;
+/// How often progress is written down.
+const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 
 /// Starts imports; cheap to clone.
 #[derive(Clone)]
@@ -99,7 +104,7 @@ impl Importer {
     }
 
     /// Imports a manifest whose files are blobs already, at once.
-    pub(crate) async fn from_blobs(&self, manifest: &Manifest, wish: Wish, actor: Actor) -> Result<String, ImportError> {
+    pub(crate) async fn import_blobs(&self, manifest: &Manifest, wish: Wish, actor: Actor) -> Result<String, ImportError> {
         let mut uris = Vec::new();
         for file in &manifest.files {
             match self.blobs.size(&file.sha256).await? {
@@ -138,17 +143,31 @@ impl Importer {
 
     async fn import(&self, job: &Job) -> Result<(), ImportError> {
         let bundle = source::find(&self.blobs, &job.uri).await?;
-        let total = bundle.manifest.bytes();
-        self.progress(&job.id, 0, total).await?;
-        let mut done = 0;
-        let mut uris = Vec::new();
-        for file in &bundle.manifest.files {
-            uris.push(source::take(&self.blobs, &bundle, file).await?);
-            done += file.bytes;
-            self.progress(&job.id, done, total).await?;
-        }
+        let seen = AtomicU64::new(0);
+        let uris = tokio::select! {
+            uris = self.take(&bundle, &seen) => uris?,
+            problem = self.tell(&job.id, &seen, bundle.manifest.bytes()) => return Err(problem),
+        };
         source::check_reference(&self.blobs, &bundle.manifest, &uris).await?;
         self.catalog(&job.id, &bundle.manifest, &uris, &job.wish, job.actor.clone()).await
+    }
+
+    async fn take(&self, bundle: &Bundle, seen: &AtomicU64) -> Result<Vec<String>, ImportError> {
+        let mut uris = Vec::new();
+        for file in &bundle.manifest.files {
+            uris.push(source::take(&self.blobs, bundle, file, seen).await?);
+        }
+        Ok(uris)
+    }
+
+    /// Writes down how far it has come, until dropped or refused.
+    async fn tell(&self, id: &str, seen: &AtomicU64, total: u64) -> ImportError {
+        loop {
+            if let Err(problem) = self.progress(id, seen.load(Relaxed), total).await {
+                return problem;
+            }
+            tokio::time::sleep(PROGRESS_EVERY).await;
+        }
     }
 
     /// Everything an import changes, in one transaction.

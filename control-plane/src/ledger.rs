@@ -92,7 +92,7 @@ pub(crate) fn entries(window: &Window, boot_ns: u64, prices: &[Price]) -> Entrie
     let device = &window.device;
     let length = window.end_ns - window.start_ns;
     let got = spend(prices, device.share_ppm, boot_ns, window.start_ns, window.end_ns);
-    let priced = got.priced_ns > 0;
+    let covered = got.priced_ns > 0;
     let lane_ns: Vec<u64> = window.lanes.iter().map(|it| it.engine_ns).collect();
     let overhead_ns: Vec<u64> = device.overheads.iter().map(|it| it.device_ns).collect();
     let parts = divide(got.picodollars, length, &lane_ns, &overhead_ns);
@@ -119,9 +119,9 @@ pub(crate) fn entries(window: &Window, boot_ns: u64, prices: &[Price]) -> Entrie
     });
     Entries {
         hour: (window.start_ns / HOUR_NS) as i64,
-        spend: priced.then_some(got.picodollars as i64),
+        spend: covered.then_some(got.picodollars as i64),
         device: device_entry,
-        usages: window.lanes.iter().zip(&parts.direct).flat_map(|(lane, direct)| usages(lane, *direct, priced)).collect(),
+        usages: window.lanes.iter().zip(&parts.direct).flat_map(|(lane, direct)| usages(lane, *direct, covered)).collect(),
         lanes: window.lanes.iter().map(lane_entry).collect(),
         overheads: overhead.collect(),
     }

@@ -1,5 +1,7 @@
 //! Artifacts of variants. Enters: files with their URIs, proofs, wanted states. Leaves: artifacts. Never: one whose files were not read.
 
+use std::sync::atomic::AtomicU64;
+
 use akidb_domain::bundle::{BundleFile, Evaluation, FORMAT, Graph, Lineage, Manifest, ModelCard, VariantCard};
 use akidb_domain::vocabulary::{ArtifactState, FileRole, Target};
 use akidb_store::ObjectUri;
@@ -140,7 +142,7 @@ async fn verify(state: &ApiState, manifest: &Manifest, uris: &[String]) -> Resul
     for (file, uri) in manifest.files.iter().zip(uris) {
         let uri: ObjectUri = uri.parse().map_err(|e| ApiError::Invalid(format!("`{}`: {e}", file.path)))?;
         let wanted = Wanted { path: &file.path, bytes: file.bytes, sha256: &file.sha256 };
-        state.blobs.verify(&uri, wanted, None).await.map_err(|error| match error {
+        state.blobs.verify(&uri, wanted, None, &AtomicU64::default()).await.map_err(|error| match error {
             // What the caller named cannot be read: its mistake as likely as ours.
             BlobError::Store(it) => ApiError::Invalid(it.to_string()),
             other => other.into(),

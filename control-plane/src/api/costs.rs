@@ -36,6 +36,7 @@ pub(crate) struct CostQuery {
 
 /// Costs by group.
 #[derive(Debug, Serialize, ToSchema)]
+#[expect(clippy::struct_field_names, reason = "lists carry the plural of what they list")]
 pub(crate) struct Costs {
     costs: Vec<CostRow>,
     totals: Totals,

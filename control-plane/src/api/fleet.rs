@@ -118,23 +118,23 @@ pub(crate) async fn get(State(state): State<ApiState>, Path(id): Path<String>) -
     let gaps = boots::gaps(&mut tx, &id, MOST).await?;
     Ok(Json(SidecarDetail {
         sidecar: SidecarView::of(row, state.connections.is_open(&id)),
-        artifacts: artifacts.into_iter().map(status).collect(),
-        boots: boots.into_iter().map(boot).collect(),
-        gaps: gaps.into_iter().map(gap).collect(),
+        artifacts: artifacts.iter().map(status).collect(),
+        boots: boots.iter().map(boot).collect(),
+        gaps: gaps.iter().map(gap).collect(),
     }))
 }
 
-fn status(it: StatusRow) -> Value {
+fn status(it: &StatusRow) -> Value {
     json!({"digest": it.digest, "model": it.model, "version": it.version, "variant": it.variant, "state": it.state, "provider": it.provider,
            "reason": it.reason, "done_bytes": it.done_bytes, "total_bytes": it.total_bytes, "updated_at": rfc3339_ms(it.updated_at)})
 }
 
-fn boot(it: BootRow) -> Value {
+fn boot(it: &BootRow) -> Value {
     json!({"boot_id": it.boot_id, "booted_at": rfc3339_ns(i128::from(it.boot_ns)), "high_water_mark": it.high_water_mark, "finished": it.finished,
            "lost_observations": it.lost_observations, "first_seen": rfc3339_ms(it.created_at)})
 }
 
-fn gap(it: GapRow) -> Value {
+fn gap(it: &GapRow) -> Value {
     json!({"boot_id": it.boot_id, "kind": it.kind, "from_sequence": it.from_sequence, "to_sequence": it.to_sequence, "noticed_at": rfc3339_ms(it.noticed_at)})
 }
 

@@ -66,7 +66,7 @@ pub(crate) async fn create(
         }
         (None, Some(manifest)) => {
             let manifest = Manifest::parse(manifest.to_string().as_bytes()).map_err(|e| ApiError::Invalid(e.to_string()))?;
-            (StatusCode::CREATED, state.importer.from_blobs(&manifest, wish, who.actor()).await?)
+            (StatusCode::CREATED, state.importer.import_blobs(&manifest, wish, who.actor()).await?)
         }
         _ => return Err(ApiError::Invalid("send either `uri` or `manifest`".to_owned())),
     };

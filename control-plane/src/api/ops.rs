@@ -1,7 +1,7 @@
 //! What operators ask without a token. Enters: nothing. Leaves: life, readiness, metrics, the API's own description. Never: data.
 
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{AppendHeaders, IntoResponse, Response};
 
@@ -43,7 +43,7 @@ pub(crate) async fn measure(State(state): State<ApiState>, request: Request, nex
         it if it.is_success() => "2xx",
         it if it.is_redirection() => "3xx",
         it if it.is_client_error() => "4xx",
-        StatusCode::SWITCHING_PROTOCOLS | _ => "5xx",
+        _ => "5xx",
     };
     state.metrics.rest_requests.with_label_values(&[class]).inc();
     response

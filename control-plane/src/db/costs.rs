@@ -18,6 +18,7 @@ impl Stretch<'_> {
 
 /// What to tell apart.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "one flag a column, as the query takes them")]
 pub(crate) struct Group {
     pub(crate) model: bool,
     pub(crate) version: bool,

@@ -3,6 +3,8 @@
 //! Enters: a URI. Leaves: the manifest, and each file's URI once its digest was seen to be right. Never: a file on this machine by a URI
 //! that may change; those are copied to the artifact store.
 
+use std::sync::atomic::AtomicU64;
+
 use akidb_domain::bundle::{BundleFile, Manifest};
 use akidb_domain::reference::Reference;
 use akidb_domain::vocabulary::FileRole;
@@ -56,17 +58,17 @@ fn candidates(uri: &ObjectUri) -> Vec<(ObjectUri, ObjectUri)> {
 }
 
 /// Reads a file through, and copies it to the artifact store unless it lies in S3. Answers where it then is.
-pub(crate) async fn take(blobs: &Blobs, bundle: &Bundle, file: &BundleFile) -> Result<String, ImportError> {
+pub(crate) async fn take(blobs: &Blobs, bundle: &Bundle, file: &BundleFile, seen: &AtomicU64) -> Result<String, ImportError> {
     let uri = bundle.folder.join(&file.path);
     let wanted = Wanted { path: &file.path, bytes: file.bytes, sha256: &file.sha256 };
     match uri {
         ObjectUri::S3 { .. } => {
-            blobs.verify(&uri, wanted, None).await?;
+            blobs.verify(&uri, wanted, None, seen).await?;
             Ok(uri.to_string())
         }
         ObjectUri::File(_) => {
             let mut incoming = blobs.receive(&format!("`{}`", file.path))?;
-            blobs.verify(&uri, wanted, Some(&mut incoming)).await?;
+            blobs.verify(&uri, wanted, Some(&mut incoming), seen).await?;
             Ok(blobs.keep(incoming, &file.sha256).await?.to_string())
         }
     }

@@ -64,7 +64,7 @@ pub(crate) async fn count(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, 
         return Err(BookError::Malformed("field `windows`: sequences must ascend".to_owned()));
     }
     let mut outcome = Outcome { mark: boot.high_water_mark as u64, ..Outcome::default() };
-    let mut book = PriceCache::default();
+    let mut rates = PriceCache::default();
     for wire in report.windows {
         if wire.sequence <= outcome.mark {
             outcome.duplicates += 1;
@@ -77,7 +77,7 @@ pub(crate) async fn count(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, 
         if wire.sequence > outcome.mark + 1 {
             break;
         }
-        add(conn, boot, sender, wire, &mut book).await?;
+        add(conn, boot, sender, wire, &mut rates).await?;
         outcome.mark += 1;
         outcome.counted += 1;
     }
@@ -107,12 +107,12 @@ async fn give_up(conn: &mut Conn, boot: &BootRow, sender: &Sender, outcome: &mut
     Ok(())
 }
 
-async fn add(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, wire: v1::Window, book: &mut PriceCache) -> Result<(), BookError> {
+async fn add(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, wire: v1::Window, rates: &mut PriceCache) -> Result<(), BookError> {
     let (sequence, payload) = (wire.sequence, wire.encode_to_vec());
     let rejected = |problem: String| BookError::Rejected { sequence, problem };
     let window = Window::try_from(wire).map_err(|e| rejected(e.to_string()))?;
     check::window(&window, boot.boot_ns as u64).map_err(rejected)?;
-    let prices = book.of(conn, &window.device.sku, &window.device.region).await?;
+    let prices = rates.of(conn, &window.device.sku, &window.device.region).await?;
     let owner = owner(boot, sender);
     let entries = entries(&window, owner.boot_ns, prices);
     windows::insert(conn, &window_row(boot, sender, &window, entries.spend, payload)).await?;
@@ -202,14 +202,13 @@ struct PriceCache(Vec<((String, String), Vec<Price>)>);
 
 impl PriceCache {
     async fn of(&mut self, conn: &mut Conn, sku: &str, region: &str) -> Result<&[Price], db::Error> {
-        let at = self.0.iter().position(|((a, b), _)| a == sku && b == region);
-        let at = match at {
-            Some(at) => at,
-            None => {
-                let rows = prices::of(conn, sku, region).await?;
-                self.0.push(((sku.to_owned(), region.to_owned()), rows));
-                self.0.len() - 1
-            }
+        let known = self.0.iter().position(|((a, b), _)| a == sku && b == region);
+        let at = if let Some(at) = known {
+            at
+        } else {
+            let rows = prices::of(conn, sku, region).await?;
+            self.0.push(((sku.to_owned(), region.to_owned()), rows));
+            self.0.len() - 1
         };
         Ok(&self.0[at].1)
     }

@@ -80,7 +80,7 @@ impl TestApp {
             stopped.await.ok();
         }));
         self.running = Some((stop, task));
-        self.admin = std::fs::read_to_string(&self.config.admin_token_file).unwrap().trim().to_owned();
+        std::fs::read_to_string(&self.config.admin_token_file).unwrap().trim().clone_into(&mut self.admin);
     }
 
     pub(crate) fn stop(&mut self) {

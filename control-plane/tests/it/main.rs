@@ -9,5 +9,6 @@ mod fleet;
 mod imports;
 mod ledger;
 mod openapi;
+mod process;
 mod s3;
 mod sidecar;

@@ -12,7 +12,7 @@ fn every_documented_call_is_answered() {
     assert!(paths.len() > 25, "{}", paths.len());
     for (path, methods) in paths {
         for method in methods.as_object().unwrap().keys().filter(|it| *it != "parameters") {
-            let url = format!("{}{}", app.rest, path.replace('{', "").replace('}', ""));
+            let url = format!("{}{}", app.rest, path.replace(['{', '}'], ""));
             let method = method.to_uppercase();
             let body = matches!(method.as_str(), "POST" | "PUT").then(|| b"{".to_vec());
             let answer = send(&url, &app.admin, &[], &method, body, "application/json");
