@@ -78,6 +78,8 @@ impl Publisher {
     /// Publishes until told to stop.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut changes = self.notifier.0.subscribe();
+        // What changed before this task was listening.
+        changes.mark_changed();
         loop {
             let change = tokio::select! {
                 () = stop.cancelled() => return,
