@@ -18,7 +18,7 @@ use crate::artifacts::Artifacts;
 use crate::config::{Config, LogFormat, Logs};
 use crate::http::{self, AppState, Listener};
 use crate::models::Models;
-use crate::telemetry::Recorder;
+use crate::telemetry::{Recorder, Spool};
 
 /// A sidecar whose parts are there and whose sockets are bound.
 #[derive(Debug)]
@@ -33,6 +33,7 @@ pub struct App {
     pub models: Models,
     pub(crate) config: Config,
     pub(crate) recorder: Recorder,
+    pub(crate) spool: Spool,
     pub(crate) artifacts: Artifacts,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) ops: Listener,
@@ -80,6 +81,7 @@ impl App {
         }
         self.state.batcher.shutdown(deadline).await;
         self.recorder.close().await;
+        self.spool.flush().await;
         if let Some(control) = &self.control {
             control.flush(LAST_WORDS.max(deadline.saturating_duration_since(Instant::now()))).await;
         }

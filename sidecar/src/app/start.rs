@@ -104,7 +104,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         threads: config.runtime.threads,
         provider: machine.provider,
     };
-    let link = control::Link { boot_id, sidecar_id, clock, machine, spool, recorder: recorder.clone(), configured, stop: stop.clone() };
+    let link = control::Link { boot_id, sidecar_id, clock, machine, spool: spool.clone(), recorder: recorder.clone(), configured, stop: stop.clone() };
     let first = link.first_plan(&config).await;
     let (models, loading) = Models::start(parts, first, stop.clone());
     let mut tasks = vec![recording, loading];
@@ -127,7 +127,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         limits: Limits::default(),
         readiness: Readiness::default(),
     };
-    Ok(App { state, address, ops_address, models, config, recorder, artifacts, listeners, ops, control, tasks, stop })
+    Ok(App { state, address, ops_address, models, config, recorder, spool, artifacts, listeners, ops, control, tasks, stop })
 }
 
 async fn listen(config: &Config) -> Result<(std::net::SocketAddr, std::net::SocketAddr, Vec<Listener>, Listener), StartError> {

@@ -73,6 +73,11 @@ impl Spool {
         wait.await.unwrap_or_default()
     }
 
+    /// Waits until everything appended so far is on disk.
+    pub async fn flush(&self) {
+        self.boots().await;
+    }
+
     /// Changes with every window on disk.
     pub fn appended(&self) -> watch::Receiver<u64> {
         self.appended.clone()

@@ -116,7 +116,7 @@ async fn windows_wait_for_the_control_plane_and_are_sent_again_above_its_mark() 
     tokio::time::sleep(Duration::from_millis(50)).await;
     sidecar.stop().await;
 
-    let stop = plane.listen(port).await;
+    plane.listen(port).await;
     let sidecar = Sidecar::start(linked(folder.path(), port), None).await.unwrap();
     plane.until("the older boot's last window", |it| it.windows.values().find(|it| it.values().any(|it| it.last)).map(|_| ())).await;
     plane.say(Out::Snapshot(snapshot(1).into())).await;
@@ -124,10 +124,8 @@ async fn windows_wait_for_the_control_plane_and_are_sent_again_above_its_mark() 
     let boot = plane.with(|it| it.identities[0].boot_id.clone());
     plane.until("windows of this boot", |it| it.windows.get(&boot).filter(|it| it.len() >= 2).map(|_| ())).await;
     // The control plane comes back from an older copy: everything is sent again.
-    stop.cancel();
     plane.with(|it| it.windows.clear());
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    plane.listen(port).await;
+    plane.hang_up();
     let (older, newer) = plane
         .until("both boots again", |it| (it.windows.len() == 2).then(|| it.windows.clone()))
         .await

@@ -30,6 +30,7 @@ pub(super) struct Seen {
     /// A window that is refused.
     pub(super) refuse: Option<u64>,
     open: Option<mpsc::Sender<Result<v1::WatchResponse, Status>>>,
+    hang_up: CancellationToken,
 }
 
 #[derive(Clone, Default)]
@@ -51,6 +52,13 @@ impl Plane {
             }
         });
         stop
+    }
+
+    /// Ends the open stream.
+    pub(super) fn hang_up(&self) {
+        let mut seen = self.seen.lock().unwrap();
+        seen.open = None;
+        std::mem::take(&mut seen.hang_up).cancel();
     }
 
     /// To the open stream, and to every later one.
@@ -91,14 +99,15 @@ impl Fleet for Plane {
         let (open, messages) = mpsc::channel(64);
         let seen = self.seen.clone();
         let mut inbox = request.into_inner();
-        tokio::spawn(async move {
+        let hang_up = seen.lock().unwrap().hang_up.clone();
+        tokio::spawn(hang_up.run_until_cancelled_owned(async move {
             while let Ok(Some(message)) = inbox.message().await {
                 let replies = seen.lock().unwrap().take(message, &token, &open);
                 for reply in replies {
                     drop(open.send(Ok(reply)).await);
                 }
             }
-        });
+        }));
         Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
     }
 
