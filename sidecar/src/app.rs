@@ -50,12 +50,12 @@ const NOTICE: Duration = Duration::from_millis(200);
 impl App {
     /// Makes every part. Errors are about the configuration or the machine; what can heal by itself is not one of them.
     pub async fn build(config: Config) -> Result<Self, StartError> {
-        start::build(config, None).await
+        Box::pin(start::build(config, None)).await
     }
 
     /// As [`App::build`], with a store of the caller's.
     pub async fn build_with_store(config: Config, store: akidb_store::Store) -> Result<Self, StartError> {
-        start::build(config, Some(store)).await
+        Box::pin(start::build(config, Some(store))).await
     }
 
     /// Serves until `shutdown`, then drains: no new requests, those in flight end, the last window is cut and reported.

@@ -62,7 +62,9 @@ pub enum ArtifactError {
         folder: PathBuf,
     },
     /// More than the cache may hold.
-    #[error("artifact {artifact} needs {wanted} bytes; the cache may hold {limit} and {in_use} are in use: raise `storage.cache_limit_bytes`")]
+    #[error(
+        "artifact {artifact} needs {wanted} bytes; the cache may hold {limit} and {in_use} are in use: raise `storage.cache_limit_bytes`"
+    )]
     Limit {
         /// Which artifact.
         artifact: String,
@@ -126,7 +128,12 @@ impl Artifacts {
 
     /// The artifact's files: from the cache, or pulled and verified. One pull a file at a time; a second caller waits for the first.
     /// `progress` gets bytes done and bytes in all. `name` stands in errors.
-    pub async fn pull(&self, artifact: &ServedArtifact, name: &str, progress: &(dyn Fn(u64, u64) + Send + Sync)) -> Result<View, ArtifactError> {
+    pub async fn pull(
+        &self,
+        artifact: &ServedArtifact,
+        name: &str,
+        progress: &(dyn Fn(u64, u64) + Send + Sync),
+    ) -> Result<View, ArtifactError> {
         let inner = &self.inner;
         let view = View::pin(inner.clone(), &artifact.digest);
         let name = format!("{name} ({})", artifact.digest.get(..12).unwrap_or(&artifact.digest));
@@ -157,7 +164,7 @@ impl Artifacts {
 
     /// Notes that the process ends in good order: what was verified need not be hashed again.
     pub fn close(&self) {
-        if let Err(error) = self.inner.with_cache(|cache| cache.close()) {
+        if let Err(error) = self.inner.with_cache(Cache::close) {
             tracing::warn!(%error, "the cache's clean mark could not be written; files will be hashed again");
         }
     }
@@ -181,7 +188,12 @@ impl Inner {
             cache::Trust::Unsure(path) => {
                 let sha256 = file.sha256.clone();
                 let good = tokio::task::spawn_blocking(move || cache::sha256_of(&path).is_ok_and(|it| it == sha256)).await.unwrap_or(false);
-                self.with_cache(|cache| if good { cache.add(&file).is_ok() } else { cache.forget(&file.sha256) && false })
+                self.with_cache(|cache| {
+                    if !good {
+                        cache.forget(&file.sha256);
+                    }
+                    good && cache.add(&file).is_ok()
+                })
             }
         }
     }

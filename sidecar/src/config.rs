@@ -290,7 +290,9 @@ fn control_plane(root: &mut Section, source: &mut Source<'_>) -> Option<ControlP
     it.finish(source.errors);
     let address = address?;
     if !address.strip_prefix("http://").is_some_and(|it| !it.is_empty() && !it.contains(char::is_whitespace)) {
-        source.errors.add(format!("`control_plane.address` (`AKIDB_CONTROL_PLANE`): `{address}` is not http://host:port (TLS is not supported yet)"));
+        source.errors.add(format!(
+            "`control_plane.address` (`AKIDB_CONTROL_PLANE`): `{address}` is not http://host:port (TLS is not supported yet)"
+        ));
     }
     Some(ControlPlane { address, token_file, token })
 }

@@ -84,7 +84,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 impl Link {
     /// What to serve before the control plane has said anything: the persisted snapshot, else the configuration.
     pub async fn first_plan(&self, config: &Config) -> Plan {
-        let Some(snapshot) = config.control_plane.as_ref().and_then(|_| file::read(&config.storage.state)) else { return self.configured.clone() };
+        let Some(snapshot) = config.control_plane.as_ref().and_then(|_| file::read(&config.storage.state)) else {
+            return self.configured.clone();
+        };
         tracing::info!(version = %snapshot.version, "starting from the persisted snapshot");
         self.recorder.follow(snapshot.version, snapshot.prices.clone()).await;
         self.plan(&snapshot, config.models.default.as_ref())
@@ -141,11 +143,13 @@ impl Shared {
     fn request<T>(&self, message: T) -> Result<tonic::Request<T>, tonic::Status> {
         let mut request = tonic::Request::new(message);
         let from_file = self.plane.token_file.as_ref().map(|path| {
-            std::fs::read_to_string(path).map_err(|e| tonic::Status::unauthenticated(format!("token file {} cannot be read: {e}", path.display())))
+            std::fs::read_to_string(path)
+                .map_err(|e| tonic::Status::unauthenticated(format!("token file {} cannot be read: {e}", path.display())))
         });
         let Some(token) = from_file.transpose()?.or_else(|| self.plane.token.clone()) else { return Ok(request) };
-        let value: MetadataValue<_> =
-            format!("Bearer {}", token.trim()).parse().map_err(|_| tonic::Status::unauthenticated("the token has characters that no token has"))?;
+        let value: MetadataValue<_> = format!("Bearer {}", token.trim())
+            .parse()
+            .map_err(|_| tonic::Status::unauthenticated("the token has characters that no token has"))?;
         request.metadata_mut().insert("authorization", value);
         Ok(request)
     }
@@ -154,7 +158,11 @@ impl Shared {
 fn endpoint(plane: &ControlPlane) -> Endpoint {
     // The configuration was checked; an address that slipped through fails to connect and says so.
     let endpoint = Endpoint::from_shared(plane.address.clone()).unwrap_or_else(|_| Endpoint::from_static("http://127.0.0.1:7071"));
-    endpoint.connect_timeout(CONNECT).http2_keep_alive_interval(Duration::from_secs(20)).keep_alive_timeout(Duration::from_secs(10)).keep_alive_while_idle(true)
+    endpoint
+        .connect_timeout(CONNECT)
+        .http2_keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
 }
 
 fn identity(config: &Config, link: &Link) -> v1::Identity {

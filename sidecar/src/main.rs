@@ -34,7 +34,11 @@ fn main() -> ExitCode {
     if let Err(error) = app::log(&config.logs) {
         return fail(&error);
     }
-    let ran = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(anyhow::Error::from).and_then(|it| it.block_on(run(config)));
+    let ran = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|it| it.block_on(run(config)));
     ran.map_or_else(|error| fail(&format!("{error:#}")), |()| ExitCode::SUCCESS)
 }
 

@@ -43,9 +43,9 @@ impl Models {
     /// Starts the task with a first plan.
     pub fn start(parts: Parts, plan: Plan, stop: CancellationToken) -> (Self, JoinHandle<()>) {
         let (plans, receiver) = watch::channel(plan);
-        let (changed, changes) = watch::channel(0);
+        let (tell, changes) = watch::channel(0);
         let table = Table::default();
-        let task = tokio::spawn(owner::Owner::new(parts, table.clone(), changed).run(receiver, stop));
+        let task = tokio::spawn(owner::Owner::new(parts, table.clone(), tell).run(receiver, stop));
         (Self { plans, table, changes }, task)
     }
 

@@ -31,7 +31,9 @@ use crate::tokenizer::{TokenizerError, TokenizerPool};
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The demanded provider is not there.
-    #[error("`runtime.provider` (`AKIDB_EMBEDDING_PROVIDER`) demands `{0}`, but this build has only the `cpu` provider: unset it, or use a build for GPUs")]
+    #[error(
+        "`runtime.provider` (`AKIDB_EMBEDDING_PROVIDER`) demands `{0}`, but this build has only the `cpu` provider: unset it, or use a build for GPUs"
+    )]
     Provider(ExecutionProvider),
     /// No ONNX Runtime.
     #[error("{0}: set `runtime.onnxruntime` (`AKIDB_ONNXRUNTIME`) to its library")]
@@ -104,7 +106,16 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         threads: config.runtime.threads,
         provider: machine.provider,
     };
-    let link = control::Link { boot_id, sidecar_id, clock, machine, spool: spool.clone(), recorder: recorder.clone(), configured, stop: stop.clone() };
+    let link = control::Link {
+        boot_id,
+        sidecar_id,
+        clock,
+        machine,
+        spool: spool.clone(),
+        recorder: recorder.clone(),
+        configured,
+        stop: stop.clone(),
+    };
     let first = link.first_plan(&config).await;
     let (models, loading) = Models::start(parts, first, stop.clone());
     let mut tasks = vec![recording, loading];

@@ -113,14 +113,13 @@ impl Cache {
         Ok(())
     }
 
-    /// Drops a file that is not what its name says. Always true.
-    pub fn forget(&mut self, sha256: &str) -> bool {
+    /// Drops a file.
+    pub fn forget(&mut self, sha256: &str) {
         let path = blob(&self.folder, sha256);
         // What is gone already need not be removed.
         drop(fs::remove_file(record(&path)));
         drop(fs::remove_file(path));
         self.blobs.remove(sha256);
-        true
     }
 
     /// Makes the folder of an artifact, all files being here. Its time is when it was last used.
@@ -138,8 +137,8 @@ impl Cache {
             drop(fs::remove_file(&to));
             fs::hard_link(&from, &to)?;
         }
-        let list: String = files.iter().map(|it| format!("{}\n", it.sha256)).collect();
-        fs::write(folder.join(FILES), list)
+        let list: Vec<&str> = files.iter().map(|it| it.sha256.as_str()).collect();
+        fs::write(folder.join(FILES), list.join("\n"))
     }
 
     /// Evicts artifacts, least recently used first, until `wanted` more bytes fit. What cannot be: the bytes in use.

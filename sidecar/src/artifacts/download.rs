@@ -53,7 +53,8 @@ impl Download<'_> {
             async move {
                 let part = self.fetch(uri, range(index, bytes)).await?;
                 let length = part.len() as u64;
-                let written = tokio::task::spawn_blocking(move || partial.write(index, &part)).await.map_err(|e| self.other(e.to_string()))?;
+                let written =
+                    tokio::task::spawn_blocking(move || partial.write(index, &part)).await.map_err(|e| self.other(e.to_string()))?;
                 written.map_err(|e| self.io(&e))?;
                 advance(length);
                 Ok(())
@@ -115,7 +116,9 @@ impl Download<'_> {
     fn io(&self, error: &io::Error) -> ArtifactError {
         let (artifact, file) = (self.artifact.to_owned(), self.served.file.path.clone());
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ArtifactError::NoSpace { artifact, file, folder: self.folder.to_owned() },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                ArtifactError::NoSpace { artifact, file, folder: self.folder.to_owned() }
+            }
             _ => self.other(format!("cannot be written under {}: {error}", self.folder.display())),
         }
     }
@@ -130,7 +133,9 @@ impl Partial {
         file.set_len(bytes)?;
         // Written anew, so that a line cut off by a crash does not run into the next one.
         let mut journal = File::create(journal_of(&path))?;
-        journal.write_all(done.iter().map(|it| format!("{it}\n")).collect::<String>().as_bytes())?;
+        for index in &done {
+            writeln!(journal, "{index}")?;
+        }
         Ok(Self { path, file, journal: Mutex::new(journal), done })
     }
 

@@ -51,6 +51,7 @@ impl Section {
     }
 
     /// The table under `key`; empty when it is not there.
+    #[must_use]
     pub fn table(&mut self, key: &'static str, errors: &mut Errors) -> Self {
         self.known.push(key);
         let path = self.path_of(key);

@@ -32,13 +32,14 @@ pub(super) async fn run(shared: Arc<Shared>) {
         let (mut connected, mut appended) = (shared.connected.subscribe(), shared.link.spool.appended());
         while connected.wait_for(|it| *it).await.is_ok() {
             appended.mark_unchanged();
-            match shared.link.spool.pending(pace.most).await {
-                Some(pending) => report(&shared, pending, &mut pace).await,
-                None => tokio::select! {
-                    changed = appended.changed() => if changed.is_err() { return },
-                    // Marks may have gone back.
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                },
+            if let Some(pending) = shared.link.spool.pending(pace.most).await {
+                report(&shared, pending, &mut pace).await;
+                continue;
+            }
+            tokio::select! {
+                changed = appended.changed() => if changed.is_err() { return },
+                // Marks may have gone back.
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
     };
@@ -49,7 +50,8 @@ pub(super) async fn run(shared: Arc<Shared>) {
 }
 
 async fn report(shared: &Shared, pending: Pending, pace: &mut Pace) {
-    let sequences = (pending.windows.first().map_or(0, |it| it.sequence), pending.windows.last().map_or(pending.lost_through, |it| it.sequence));
+    let sequences =
+        (pending.windows.first().map_or(0, |it| it.sequence), pending.windows.last().map_or(pending.lost_through, |it| it.sequence));
     let boot_id = pending.boot_id.clone();
     match send(shared, pending).await {
         Ok(mark) => {
@@ -64,7 +66,12 @@ async fn report(shared: &Shared, pending: Pending, pace: &mut Pace) {
         }
         Err(status) if status.code() == Code::InvalidArgument && pace.most > 1 => pace.most = 1,
         Err(status) if status.code() == Code::InvalidArgument && pace.refusals + 1 >= TRIES && sequences.0 > 0 => {
-            tracing::error!(boot_id, sequence = sequences.0, cause = status.message(), "the control plane refuses a window; it is given up");
+            tracing::error!(
+                boot_id,
+                sequence = sequences.0,
+                cause = status.message(),
+                "the control plane refuses a window; it is given up"
+            );
             shared.link.spool.skip(&boot_id, sequences.0);
             pace.refusals = 0;
         }

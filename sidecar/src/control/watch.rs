@@ -62,8 +62,8 @@ async fn session(shared: &Shared, backoff: &mut Backoff) -> Result<(), Status> {
                 Some(In::Lease(lease)) => shared.leases.renew(&lease.experiment, lease.ttl_ms),
                 None => return Ok(()),
             },
-            changed = changes.changed() => {
-                if changed.is_err() {
+            table = changes.changed() => {
+                if table.is_err() {
                     return Ok(());
                 }
                 let news = told.news(&shared.models.table().load());

@@ -67,7 +67,10 @@ pub(crate) enum ActivationError {
     Load { artifact: String, cause: String },
     #[error("artifact {artifact}: its answers differ from its reference vectors: least cosine {got:.6}, at least {gate} is needed")]
     Parity { artifact: String, got: f64, gate: f64 },
-    #[error("artifact {artifact} is quarantined: the process did not survive its last {tries} loads; remove {marker} to try it again", tries = 2)]
+    #[error(
+        "artifact {artifact} is quarantined: the process did not survive its last {tries} loads; remove {marker} to try it again",
+        tries = 2
+    )]
     Quarantined { artifact: String, marker: String },
 }
 
@@ -96,7 +99,12 @@ impl Default for Turns {
 
 impl Job {
     /// Brings the artifact up. `tell` gets its state as it changes.
-    pub(crate) async fn run(&self, parts: &Parts, turns: &Turns, tell: &(dyn Fn(VariantState) + Send + Sync)) -> Result<Live, ActivationError> {
+    pub(crate) async fn run(
+        &self,
+        parts: &Parts,
+        turns: &Turns,
+        tell: &(dyn Fn(VariantState) + Send + Sync),
+    ) -> Result<Live, ActivationError> {
         let markers = Markers::open(&parts.state).map_err(|e| self.load_error(format!("activation markers: {e}")))?;
         if markers.quarantined(&self.artifact.digest) {
             let marker = parts.state.join("activations").join(&self.artifact.digest).display().to_string();
@@ -133,7 +141,8 @@ impl Job {
             let file = self.artifact.files.iter().find(|it| it.file.role == role);
             file.map(|it| folder.join(&it.file.path)).ok_or_else(|| self.load_error(format!("it has no {role} file")))
         };
-        let tokenizer = Tokenizer::load(&path(FileRole::Tokenizer)?, self.card.max_tokens, &parts.tokenizers).map_err(|e| self.load_error(e))?;
+        let tokenizer =
+            Tokenizer::load(&path(FileRole::Tokenizer)?, self.card.max_tokens, &parts.tokenizers).map_err(|e| self.load_error(e))?;
         let reference = std::fs::read(path(FileRole::Reference)?).map_err(|e| self.load_error(format!("reference.json: {e}")))?;
         let reference = Reference::parse(&reference, self.card.dimension).map_err(|e: ReferenceError| self.load_error(e))?;
         let spec = EngineSpec {
@@ -167,7 +176,13 @@ impl Job {
         if got >= gate { Ok(()) } else { Err(ActivationError::Parity { artifact: self.name(), got, gate }) }
     }
 
-    async fn overhead(&self, parts: &Parts, engine: EngineId, batch: &TokenBatch, cause: &'static str) -> Result<Vec<f32>, ActivationError> {
+    async fn overhead(
+        &self,
+        parts: &Parts,
+        engine: EngineId,
+        batch: &TokenBatch,
+        cause: &'static str,
+    ) -> Result<Vec<f32>, ActivationError> {
         let run = parts.batcher.run_overhead(engine, batch.clone(), cause, &self.card.name, &self.variant);
         run.await.map_err(|e| self.load_error(e))
     }
@@ -180,8 +195,8 @@ impl Job {
         format!("`{}@{}`", self.card.name, self.variant)
     }
 
-    fn load_error(&self, cause: impl ToString) -> ActivationError {
-        ActivationError::Load { artifact: self.name(), cause: cause.to_string() }
+    fn load_error(&self, cause: impl std::fmt::Display) -> ActivationError {
+        ActivationError::Load { artifact: self.name(), cause: format!("{cause}") }
     }
 }
 

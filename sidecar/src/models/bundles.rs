@@ -74,7 +74,8 @@ impl Bundles {
         let candidates = candidates(path);
         for at in &candidates {
             match self.manifest(at).await {
-                Err(BundleError::Store(StoreError::NotFound { .. } | StoreError::Other { .. })) if at != candidates.last().unwrap_or(at) => {}
+                Err(BundleError::Store(StoreError::NotFound { .. } | StoreError::Other { .. }))
+                    if at != candidates.last().unwrap_or(at) => {}
                 Err(BundleError::Store(StoreError::NotFound { .. })) => {}
                 Err(error) => return Err(error),
                 Ok(manifest) => return bundle(manifest, at.clone(), path),

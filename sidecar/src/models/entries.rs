@@ -41,7 +41,8 @@ pub async fn resolve(models: &Models, machine: Machine, bundles: &Bundles, stric
     }
     let mut plan = Plan::default();
     for read in &reads {
-        let (choice, bundle) = choose(read, &reads, machine, bundles).await.map_or_else(|why| (Err(why), None), |(choice, bundle)| (Ok(choice), Some(bundle)));
+        let (choice, bundle) =
+            choose(read, &reads, machine, bundles).await.map_or_else(|why| (Err(why), None), |(choice, bundle)| (Ok(choice), Some(bundle)));
         if let Err(why) = &choice {
             tracing::warn!(model = read.entry.name, path = %read.entry.path, "entry cannot be served: {why}");
             plan.problems.push(format!("model `{}`, {}: {why}", read.entry.name, read.entry.path));
@@ -178,13 +179,11 @@ fn set_default(plan: &mut Plan, default: &DefaultModel, reads: &[Read]) {
 fn refuse(plan: &Plan, default: &DefaultModel) -> Result<(), DefaultRefused> {
     let refused = |problems| Err(DefaultRefused { default: default.written.clone(), problems });
     let Some(model) = plan.models.get(&default.model) else { return refused(vec!["no entry has that name".into()]) };
-    match model.variants.iter().find(|it| it.at.variant.eq_ignore_ascii_case(&model.default.variant)) {
-        Some(variant) => variant.choice.as_ref().map(|_| ()).or_else(|why| refused(vec![why.clone()])),
-        None => {
-            let there: Vec<&str> = model.variants.iter().map(|it| it.at.variant.as_str()).collect();
-            refused(vec![format!("it has no variant `{}`; there are: {}", model.default.variant, there.join(", "))])
-        }
+    if let Some(variant) = model.variants.iter().find(|it| it.at.variant.eq_ignore_ascii_case(&model.default.variant)) {
+        return variant.choice.as_ref().map(|_| ()).or_else(|why| refused(vec![why.clone()]));
     }
+    let there: Vec<&str> = model.variants.iter().map(|it| it.at.variant.as_str()).collect();
+    refused(vec![format!("it has no variant `{}`; there are: {}", model.default.variant, there.join(", "))])
 }
 
 fn is_tensorrt_file(name: &str) -> bool {

@@ -21,6 +21,9 @@ use crate::serving::{Serving, Table, VariantState};
 /// News that may wait for the task; a progress report that finds no room is dropped, the next one says more.
 const NEWS: usize = 256;
 
+/// An artifact's digest and its state.
+type News = (String, VariantState);
+
 /// A variant of a model: canonical name, version and variant.
 pub(crate) type Key = (String, VariantRef);
 
@@ -48,7 +51,7 @@ pub(crate) struct Owner {
     last_good: LastGood,
     jobs: JoinSet<(String, Result<Live, ActivationError>)>,
     drains: JoinSet<()>,
-    news: (mpsc::Sender<(String, VariantState)>, mpsc::Receiver<(String, VariantState)>),
+    news: (mpsc::Sender<News>, mpsc::Receiver<News>),
 }
 
 impl Owner {
@@ -97,21 +100,22 @@ impl Owner {
         self.plan = plan;
         let wanted: Vec<Job> = self.wanted().into_iter().filter_map(|(model, it)| job(model, it)).collect();
         for job in wanted {
-            self.ensure(job);
+            self.ensure(&job);
         }
         self.publish();
     }
 
     /// Held variants, those of the default model first.
     fn wanted(&self) -> Vec<(&PlannedModel, &PlannedVariant)> {
-        let mut all: Vec<_> = self.plan.models.iter().flat_map(|(name, it)| it.variants.iter().map(move |variant| (name, it, variant))).collect();
+        let mut all: Vec<_> =
+            self.plan.models.iter().flat_map(|(name, it)| it.variants.iter().map(move |variant| (name, it, variant))).collect();
         all.retain(|(_, _, variant)| variant.hold && variant.choice.is_ok());
         all.sort_by_key(|(name, model, it)| (Some(*name) != self.plan.default_model.as_ref(), it.at != model.default));
         all.into_iter().map(|(_, model, variant)| (model, variant)).collect()
     }
 
     /// Makes sure that an artifact is on its way.
-    fn ensure(&mut self, job: Job) {
+    fn ensure(&mut self, job: &Job) {
         if !self.slots.contains_key(&job.artifact.digest) {
             let total = job.artifact.files.iter().map(|it| it.file.bytes).sum();
             let slot = Slot {
@@ -184,27 +188,37 @@ impl Owner {
                 let key = (name.clone(), variant.at.clone());
                 let good = self.last_good.get(name, &variant.at).filter(|it| it.artifact.digest != failed);
                 let Some(good) = good.filter(|_| !self.previous.contains_key(&key)).cloned() else { continue };
-                let job =
-                    Job { artifact: good.artifact.clone(), card: model.card.clone(), variant: variant.at.variant.clone(), precision: good.precision };
+                let job = Job {
+                    artifact: good.artifact.clone(),
+                    card: model.card.clone(),
+                    variant: variant.at.variant.clone(),
+                    precision: good.precision,
+                };
                 jobs.push(job);
                 self.previous.insert(key, good);
             }
         }
-        jobs.into_iter().for_each(|job| self.ensure(job));
+        for job in &jobs {
+            self.ensure(job);
+        }
     }
 
     fn retry(&mut self) {
         let now = Instant::now();
-        let due: Vec<String> = self.slots.iter().filter(|(_, it)| it.retry_at.is_some_and(|at| at <= now)).map(|(digest, _)| digest.clone()).collect();
-        due.iter().for_each(|digest| self.start(digest));
+        let due: Vec<String> =
+            self.slots.iter().filter(|(_, it)| it.retry_at.is_some_and(|at| at <= now)).map(|(digest, _)| digest.clone()).collect();
+        for digest in &due {
+            self.start(digest);
+        }
     }
 
     fn publish(&mut self) {
         self.remember();
         let old = self.table.load_full();
         let is_cached = |it: &_| self.parts.artifacts.is_cached(it);
-        let new = table::Inputs { plan: &self.plan, slots: &self.slots, previous: &self.previous, old: &old, provider: self.parts.provider }
-            .table(&is_cached);
+        let new =
+            table::Inputs { plan: &self.plan, slots: &self.slots, previous: &self.previous, old: &old, provider: self.parts.provider }
+                .table(&is_cached);
         self.count(&old, &new);
         let in_use = digests(&new);
         self.table.store(Arc::new(new));
@@ -284,7 +298,12 @@ impl Owner {
 
 fn job(model: &PlannedModel, variant: &PlannedVariant) -> Option<Job> {
     let choice = variant.choice.as_ref().ok()?;
-    Some(Job { artifact: choice.artifact.clone(), card: model.card.clone(), variant: variant.at.variant.clone(), precision: choice.precision })
+    Some(Job {
+        artifact: choice.artifact.clone(),
+        card: model.card.clone(),
+        variant: variant.at.variant.clone(),
+        precision: choice.precision,
+    })
 }
 
 fn digests(serving: &Serving) -> BTreeSet<String> {

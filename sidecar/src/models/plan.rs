@@ -86,6 +86,7 @@ impl Plan {
 
     /// Adds what only the configuration has; the catalog wins. The configured default model, and the variant or alias named with it
     /// (`selector`), win over the catalog's.
+    #[must_use]
     pub fn with_configured(mut self, configured: &Self, selector: Option<&str>) -> Self {
         let default = configured.default_model.as_ref().and_then(|it| self.models.get_mut(it));
         if let (Some(model), Some(selector)) = (default, selector) {
@@ -118,11 +119,13 @@ impl PlannedVariant {
         let portable = akidb_domain::vocabulary::TargetProvider::Portable;
         let best = variant.artifacts.iter().filter(fits).min_by_key(|it| it.target.provider == portable);
         let reasons = || {
-            let each = variant.artifacts.iter().filter_map(|it| machine.refuses(it).map(|why| format!("artifact {} {why}", &it.digest[..12])));
+            let each =
+                variant.artifacts.iter().filter_map(|it| machine.refuses(it).map(|why| format!("artifact {} {why}", &it.digest[..12])));
             let all = each.collect::<Vec<_>>().join("; ");
             if all.is_empty() { "the catalog has no ready artifact of it".to_owned() } else { all }
         };
-        let choice = best.map(|it| Choice { artifact: it.clone(), precision: variant.precision, fallback: String::new() }).ok_or_else(reasons);
+        let choice =
+            best.map(|it| Choice { artifact: it.clone(), precision: variant.precision, fallback: String::new() }).ok_or_else(reasons);
         let at = VariantRef { version: variant.version.clone(), variant: variant.name.clone() };
         Self { at, precision: variant.precision, hold: variant.hold, choice }
     }

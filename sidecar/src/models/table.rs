@@ -96,9 +96,17 @@ impl Inputs<'_> {
     }
 
     /// The engine of `digest` as this variant; the value of the table before where nothing changed.
-    fn loaded(&self, name: &str, model: &PlannedModel, at: &VariantRef, (digest, precision): (&str, Precision), fallback: bool) -> Option<Arc<Loaded>> {
+    fn loaded(
+        &self,
+        name: &str,
+        model: &PlannedModel,
+        at: &VariantRef,
+        (digest, precision): (&str, Precision),
+        fallback: bool,
+    ) -> Option<Arc<Loaded>> {
         let live = self.slots.get(digest)?.live.as_ref()?;
-        let before = self.old.models.get(name).and_then(|it| it.variants.iter().find(|it| it.version == at.version && it.name == at.variant));
+        let before =
+            self.old.models.get(name).and_then(|it| it.variants.iter().find(|it| it.version == at.version && it.name == at.variant));
         if let Some(same) = before.and_then(|it| it.loaded.clone()).filter(|it| it.engine == live.engine && it.fallback == fallback) {
             return Some(same);
         }

@@ -118,8 +118,13 @@ impl Aggregate {
         lanes.sort_by(|a, b| a.lane.cmp(&b.lane));
         let busy_ns = lanes.iter().map(|it| it.engine_ns).sum();
         self.cumulative_busy_ns += busy_ns;
-        let overhead =
-            |((cause, model, variant), device_ns): ((&str, _, _), _)| Overhead { cause: cause.to_owned(), model, variant, experiment: String::new(), device_ns };
+        let overhead = |((cause, model, variant), device_ns): ((&str, _, _), _)| Overhead {
+            cause: cause.to_owned(),
+            model,
+            variant,
+            experiment: String::new(),
+            device_ns,
+        };
         let device = DeviceUsage {
             uuid: self.device.uuid.clone(),
             sku: self.device.sku.clone(),

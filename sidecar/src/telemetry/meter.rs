@@ -89,12 +89,11 @@ impl Meter {
         let mut prices = prices.to_vec();
         prices.sort_by_key(|it| it.valid_from_ns);
         for mut price in prices {
-            let goes_on = |it: &&mut Price| it.valid_to_ns == Some(now) && it.picodollars_per_hour == price.picodollars_per_hour;
-            if price.valid_from_ns <= now && price.valid_to_ns.is_none_or(|it| it > now) {
-                if let Some(same) = self.rows.iter_mut().find(goes_on) {
-                    same.valid_to_ns = price.valid_to_ns;
-                    continue;
-                }
+            let goes_on = |it: &Price| it.valid_to_ns == Some(now) && it.picodollars_per_hour == price.picodollars_per_hour;
+            let holds_now = price.valid_from_ns <= now && price.valid_to_ns.is_none_or(|it| it > now);
+            if let Some(same) = self.rows.iter_mut().find(|it| holds_now && goes_on(it)) {
+                same.valid_to_ns = price.valid_to_ns;
+                continue;
             }
             if let Some(charged_to) = charged_to {
                 price.valid_from_ns = price.valid_from_ns.max(charged_to);
@@ -186,14 +185,20 @@ impl Meter {
 
     fn wait(&mut self, stretch: Stretch) {
         match self.waiting.back_mut() {
-            Some(last) if last.is_idle() && stretch.is_idle() => last.to = stretch.to,
+            Some(last) if last.is_idle() && stretch.is_idle() && last.to == stretch.from => last.to = stretch.to,
             _ => self.waiting.push_back(stretch),
         }
         if self.waiting.len() > WAITING
             && let (Some(mut oldest), Some(next)) = (self.waiting.pop_front(), self.waiting.pop_front())
         {
-            oldest.merge(next);
-            self.waiting.push_front(oldest);
+            // Where a charged time lies between them, the older one stays unpriced for good.
+            let kept = if oldest.to == next.from {
+                oldest.merge(next);
+                oldest
+            } else {
+                next
+            };
+            self.waiting.push_front(kept);
         }
     }
 }

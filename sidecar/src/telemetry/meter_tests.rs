@@ -34,7 +34,16 @@ fn window(start_ns: u64, end_ns: u64, engine_ns: u64, requests: u64, overhead_ns
     let (cause, model, variant, experiment) = ("load".into(), "m".into(), "fp32".into(), String::new());
     let overheads = vec![Overhead { cause, model, variant, experiment, device_ns: overhead_ns }];
     let device = DeviceUsage { overheads, ..DeviceUsage::default() };
-    Window { sequence: 1, snapshot: SnapshotVersion::default(), start_ns, end_ns, device, lanes: vec![lane], lost_observations: 0, last: false }
+    Window {
+        sequence: 1,
+        snapshot: SnapshotVersion::default(),
+        start_ns,
+        end_ns,
+        device,
+        lanes: vec![lane],
+        lost_observations: 0,
+        last: false,
+    }
 }
 
 fn identity(meter: &Meter) -> (i64, i64) {
@@ -69,6 +78,18 @@ fn a_snapshot_that_repeats_the_price_does_not_split_it() {
     }
     let expected = spend_until(1_000_000_000_001, 1_000_000, 10 * SECOND) as i64;
     assert_eq!((identity(&meter), meter.report().spend.len()), ((expected, expected), 1));
+}
+
+#[test]
+fn a_time_that_was_charged_between_two_waits_is_not_charged_again() {
+    let mut meter = Meter::new(1_000_000, BOOT);
+    meter.settle_idle(BOOT + SECOND);
+    meter.set_prices(&[price(3_600_000_000_000, BOOT + SECOND, None)]);
+    meter.settle_idle(BOOT + 2 * SECOND);
+    meter.set_prices(&[price(3_600_000_000_000, BOOT + 3 * SECOND, None)]);
+    meter.settle_idle(BOOT + 3 * SECOND);
+    meter.set_prices(&[price(7_200_000_000_000, BOOT, None)]);
+    assert_eq!(identity(&meter), (3_000_000_000, 3_000_000_000));
 }
 
 #[test]

@@ -161,9 +161,9 @@ impl Task {
     }
 
     fn cut_at(&mut self, end_ns: u64, last: bool) {
-        let lost = self.telemetry.shared.lost.swap(0, Ordering::Relaxed);
-        self.parts.metrics.add_lost_observations(lost);
-        let mut window = self.aggregate.cut(end_ns, lost, last);
+        let dropped = self.telemetry.shared.lost.swap(0, Ordering::Relaxed);
+        self.parts.metrics.add_lost_observations(dropped);
+        let mut window = self.aggregate.cut(end_ns, dropped, last);
         self.meter.settle(&window);
         window.device.cumulative_spend_picodollars = self.meter.spent();
         self.publish();

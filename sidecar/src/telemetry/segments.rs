@@ -152,7 +152,8 @@ impl Segments {
             let open = if *key == own { boot.segments.last().map(|it| it.first) } else { None };
             boot.segments.retain(|it| it.last > mark || it.newest_ns + KEEP_NS > now_ns || Some(it.first) == open || !removed(&it.path));
         }
-        let empty: Vec<BootKey> = self.boots.iter().filter(|(key, it)| **key != own && it.segments.is_empty()).map(|(key, _)| key.clone()).collect();
+        let empty: Vec<BootKey> =
+            self.boots.iter().filter(|(key, it)| **key != own && it.segments.is_empty()).map(|(key, _)| key.clone()).collect();
         for key in empty {
             // A folder that something else lies in stays.
             drop(fs::remove_dir(self.boot_folder(&key)));
@@ -199,7 +200,8 @@ impl Segments {
 
     fn recover(&mut self, folder: &Path) -> io::Result<Boot> {
         let mut boot = Boot::default();
-        let mut paths: Vec<PathBuf> = fs::read_dir(folder)?.flatten().map(|it| it.path()).filter(|it| it.extension().is_some_and(|it| it == "seg")).collect();
+        let mut paths: Vec<PathBuf> =
+            fs::read_dir(folder)?.flatten().map(|it| it.path()).filter(|it| it.extension().is_some_and(|it| it == "seg")).collect();
         paths.sort();
         for path in paths {
             let (windows, good, torn) = read_segment(&path)?;

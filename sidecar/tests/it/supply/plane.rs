@@ -47,7 +47,7 @@ impl Plane {
         tokio::spawn(async move {
             let serve = tonic::transport::Server::builder().add_service(server).serve_with_incoming(TcpListenerStream::new(listener));
             tokio::select! {
-                served = serve => served.unwrap(),
+                end = serve => end.unwrap(),
                 () = ended => {}
             }
         });
