@@ -20,6 +20,8 @@ use rig::{Rig, engine_spec};
 const TEXT: &str = "The museum opens at nine on weekdays and stays closed on Mondays, except when Monday is a holiday";
 const ROUNDS: usize = 1_000;
 const WARM_UP: usize = 100;
+/// As `server-timing` names them.
+const STAGES: [&str; 3] = ["tokenize", "queue", "infer"];
 const TARGET: Duration = Duration::from_micros(500);
 
 fn main() -> ExitCode {
@@ -33,14 +35,19 @@ fn main() -> ExitCode {
     let ids: Vec<i64> = encoded[0].ids.iter().map(|it| i64::from(*it)).collect();
     let batch = TokenBatch { rows: 1, tokens: ids.len(), mask: vec![1; ids.len()], ids };
     let mut client = Client::connect(&rig);
-    let (mut http, mut alone) = (Vec::new(), Vec::new());
+    let (mut http, mut alone, mut stages) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..WARM_UP + ROUNDS {
         let over_http = timed(|| client.embed());
         let in_process = timed(|| drop(engine.run(&batch).expect("vectors")));
         if round >= WARM_UP {
             http.push(over_http);
             alone.push(in_process);
+            stages.push(client.stages());
         }
+    }
+    for (i, stage) in STAGES.iter().enumerate() {
+        let samples = stages.iter().map(|it| it[i]).collect();
+        println!("  of which {stage:<8} {:8.3} ms", p50(samples).as_secs_f64() * 1e3);
     }
     report(p50(http), p50(alone), batch.tokens)
 }
@@ -84,6 +91,11 @@ impl Client {
         Self { stream, request: request.into_bytes(), answer: vec![0; 64 * 1024] }
     }
 
+    fn stages(&self) -> [Duration; 3] {
+        let answer = String::from_utf8_lossy(&self.answer);
+        STAGES.map(|it| stage(&answer, it))
+    }
+
     fn embed(&mut self) {
         self.stream.write_all(&self.request).expect("a request sent");
         let mut read = 0;
@@ -94,6 +106,13 @@ impl Client {
             }
         }
     }
+}
+
+/// Time of a stage, from the answer's `server-timing`.
+fn stage(answer: &str, name: &str) -> Duration {
+    let after = answer.split_once(&format!("{name};dur=")).expect("a stage").1;
+    let number: String = after.chars().take_while(|it| it.is_ascii_digit() || *it == '.').collect();
+    Duration::from_secs_f64(number.parse::<f64>().expect("milliseconds") / 1e3)
 }
 
 /// Whether head and body are here.
