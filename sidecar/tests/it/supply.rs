@@ -3,6 +3,7 @@
 mod config;
 mod link;
 mod plane;
+mod program;
 mod pull;
 mod refusals;
 mod serve;

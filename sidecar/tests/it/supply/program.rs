@@ -1,0 +1,103 @@
+//! The program itself: its exit codes, and what a kill leaves behind.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use akidb_sidecar::telemetry::segments::Segments;
+use serde_json::json;
+
+use super::entry;
+
+struct Program {
+    child: Child,
+    base: String,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn command(folder: &Path, text: &str) -> Command {
+    let path = folder.join("config.toml");
+    std::fs::write(&path, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_akidb-sidecar"));
+    command.arg("--config").arg(path).env("AKIDB_ONNXRUNTIME", akidb_testkit::onnxruntime()).stdin(Stdio::null());
+    command
+}
+
+fn output(mut command: Command) -> (Option<i32>, String) {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
+fn good(folder: &Path) -> String {
+    let models = entry(akidb_testkit::bundle().to_str().unwrap(), "");
+    format!("[server]\nops_listen = \"127.0.0.1:0\"\n[storage]\nstate_folder = \"{}\"\n{models}", folder.join("state").display())
+}
+
+fn start(folder: &Path) -> Program {
+    let port = akidb_testkit::free_port();
+    let child = command(folder, &good(folder)).env("AKIDB_LISTEN", format!("127.0.0.1:{port}")).stderr(Stdio::null()).spawn().unwrap();
+    let program = Program { child, base: format!("http://127.0.0.1:{port}") };
+    let until = Instant::now() + Duration::from_secs(60);
+    while ureq::get(format!("{}/readyz", program.base)).call().is_err() {
+        assert!(Instant::now() < until, "not ready within a minute");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    program
+}
+
+fn embed(program: &Program) {
+    ureq::post(format!("{}/api/v1/embed", program.base)).send_json(json!({"text": "hello"})).unwrap();
+}
+
+#[test]
+fn the_configuration_is_checked_without_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut check = command(folder.path(), &good(folder.path()));
+    assert_eq!(check.arg("--check").output().unwrap().status.code(), Some(0));
+    assert!(!folder.path().join("state").exists());
+    let (code, told) = output(command(folder.path(), "a = 1\nb = 2\n"));
+    assert!(code == Some(1) && told.contains("`a`") && told.contains("`b`"), "{told}");
+}
+
+#[test]
+fn a_missing_runtime_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(folder.path(), &good(folder.path()));
+    command.env("AKIDB_ONNXRUNTIME", "/no/such/libonnxruntime.so").env("AKIDB_LISTEN", "127.0.0.1:0");
+    let (code, told) = output(command);
+    assert!(code == Some(1) && told.contains("/no/such/libonnxruntime.so") && told.contains("AKIDB_ONNXRUNTIME"), "{told}");
+}
+
+#[test]
+fn a_kill_loses_at_most_the_open_window_and_sigterm_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut killed = start(folder.path());
+    for _ in 0..5 {
+        embed(&killed);
+    }
+    std::thread::sleep(Duration::from_millis(1_500));
+    killed.child.kill().unwrap();
+    killed.child.wait().unwrap();
+
+    let mut ended = start(folder.path());
+    embed(&ended);
+    let pid = rustix::process::Pid::from_child(&ended.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(ended.child.wait().unwrap().code(), Some(0));
+
+    let mut segments = Segments::open(&folder.path().join("state/spool"), 1 << 20, "later", u64::MAX).unwrap();
+    let mut requests = Vec::new();
+    while let Some(pending) = segments.pending(64).unwrap() {
+        let windows = &pending.windows;
+        let last = windows.last().unwrap();
+        requests.push((windows.iter().flat_map(|it| &it.lanes).map(|it| it.requests).sum::<u64>(), last.last));
+        segments.acknowledge(&pending.boot_id, last.sequence, 0);
+    }
+    assert_eq!(requests, [(5, false), (1, true)]);
+}
