@@ -29,6 +29,21 @@ MIN_REFERENCES = 16
 
 
 @dataclass(frozen=True)
+class Names:
+    """What the files of a bundle are called."""
+
+    manifest: str = MANIFEST
+    engine: str = ENGINE
+    tokenizer: str = TOKENIZER
+    reference: str = REFERENCE
+
+    @classmethod
+    def beside(cls, stem: str) -> Names:
+        """For a bundle that is one engine file with everything else beside it."""
+        return cls(f"{stem}.manifest.json", f"{stem}.onnx", f"{stem}.tokenizer.json", f"{stem}.reference.json")
+
+
+@dataclass(frozen=True)
 class Model:
     """The manifest's `model`, without the tokenizer's digest (taken from the written file)."""
 
@@ -96,9 +111,17 @@ def reference_json(texts: Sequence[str], vectors: np.ndarray) -> bytes:
     return f'{{"texts":[\n{listed}\n],\n"vectors":[\n{rows}\n]}}\n'.encode()
 
 
-def write_manifest(folder: Path, model: Model, variant: Variant, lineage: Lineage, evaluation: dict | None) -> dict:
-    """Lists the files in `folder` (by their usual names) and writes manifest.json; returns it with `digest` added."""
-    files = [_entry(file) for file in sorted(folder.iterdir()) if file.name != MANIFEST]
+def write_manifest(
+    folder: Path,
+    model: Model,
+    variant: Variant,
+    lineage: Lineage,
+    evaluation: dict | None,
+    *,
+    names: Names = Names(),
+) -> dict:
+    """Lists the files in `folder` (by `names`) and writes the manifest; returns it with `digest` added."""
+    files = [_entry(file, names) for file in sorted(folder.iterdir()) if file.name != names.manifest]
     manifest = {
         "format": FORMAT,
         "model": {
@@ -133,12 +156,12 @@ def write_manifest(folder: Path, model: Model, variant: Variant, lineage: Lineag
         "created_at": _created_at(),
     }
     text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
-    (folder / MANIFEST).write_text(text, "utf-8", newline="\n")
+    (folder / names.manifest).write_text(text, "utf-8", newline="\n")
     return {**manifest, "digest": artifact_digest(files)}
 
 
-def _entry(file: Path) -> dict:
-    roles = {TOKENIZER: "tokenizer", REFERENCE: "reference", ENGINE: "engine"}
+def _entry(file: Path, names: Names) -> dict:
+    roles = {names.tokenizer: "tokenizer", names.reference: "reference", names.engine: "engine"}
     return {
         "path": file.name,
         "role": roles.get(file.name, "engine_data"),
@@ -171,6 +194,36 @@ def check_output(output: Path, force: bool) -> Path:
     if not (output / MANIFEST).is_file():
         raise BadInput(f"output {output} is not a bundle (no {MANIFEST}); --force replaces bundles only")
     return output
+
+
+def check_output_file(output: Path, force: bool) -> Path:
+    """As `check_output` for `X.onnx` with its companions beside it."""
+    output = Path(os.path.realpath(output.expanduser()))
+    names = Names.beside(output.stem)
+    there = [
+        n for n in (names.engine, names.manifest, names.tokenizer, names.reference) if (output.parent / n).exists()
+    ]
+    if there and not force:
+        raise BadInput(f"output {output.parent / there[0]} exists; give another --output, or --force to replace it")
+    if output.is_dir():
+        raise BadInput(f"output {output} is a folder; give FILE.onnx or a folder without that ending")
+    return output
+
+
+@contextmanager
+def placing(output: Path) -> Iterator[Path]:
+    """A temporary folder whose files move beside `output` when the block ends without an error, the manifest last."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
+    manifest = Names.beside(output.stem).manifest
+    try:
+        yield work
+        (output.parent / manifest).unlink(missing_ok=True)
+        for file in sorted(work.iterdir(), key=lambda f: f.name == manifest):
+            file.chmod(0o644)
+            file.replace(output.parent / file.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 @contextmanager

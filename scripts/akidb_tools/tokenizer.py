@@ -49,6 +49,7 @@ class Encoder:
             self._tokenizer = Tokenizer.from_str(data.decode("utf-8"))
         except Exception as error:  # the library raises bare Exception
             raise BadInput(f"tokenizer.json cannot be loaded: {error}") from error
+        self.max_tokens = max_tokens
         self._tokenizer.enable_truncation(max_tokens)
         sample = self._tokenizer.encode("one text")
         if any(sample.type_ids):
@@ -60,3 +61,15 @@ class Encoder:
 
     def vocabulary_size(self) -> int:
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def words(self) -> list[str]:
+        """The vocabulary, in the order of the ids."""
+        return [word for word, _ in sorted(self._tokenizer.get_vocab().items(), key=lambda item: item[1])]
+
+    def pieces(self, text: str) -> list[int]:
+        """Ids of a text without special tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+    def is_unknown(self, token: int) -> bool:
+        """Whether the id stands for what the vocabulary does not know."""
+        return self._tokenizer.id_to_token(token) in ("[UNK]", "<unk>")
