@@ -13,12 +13,14 @@
 
 mod cost;
 mod fair;
+mod shape;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use cost::Cost;
 use fair::Fair;
+use shape::{Shape, class_of};
 
 use super::{BatcherConfig, EngineId};
 
@@ -366,40 +368,6 @@ impl<L> Lane<L> {
         let app = self.apps.best(|app| app.classes.best(fits).is_some())?;
         let class = app.classes.best(fits)?;
         class.first_key_value().map(|(key, tokens)| Item { request: key.1, text: key.2, tokens: *tokens })
-    }
-}
-
-/// The class of a length: four to an octave, the shortest up to 9 tokens.
-fn class_of(tokens: u32) -> u32 {
-    let tokens = tokens.max(8);
-    let octave = tokens.ilog2();
-    octave * 4 + ((tokens >> (octave - 2)) & 3)
-}
-
-/// A batch as it grows.
-#[derive(Debug, Clone, Copy, Default)]
-struct Shape {
-    rows: usize,
-    longest: usize,
-    tokens: usize,
-    max_rows: usize,
-    max_tokens: usize,
-    free_padding: usize,
-}
-
-impl Shape {
-    fn fits(&self, tokens: u32) -> bool {
-        let (rows, longest) = (self.rows + 1, self.longest.max(tokens as usize));
-        let (computed, real) = (rows * longest, self.tokens + tokens as usize);
-        rows == 1 || (rows <= self.max_rows && computed <= self.max_tokens && computed - real <= self.free_padding + real / 8)
-    }
-
-    fn add(&mut self, tokens: u32) -> bool {
-        let fits = self.fits(tokens);
-        if fits {
-            (self.rows, self.longest, self.tokens) = (self.rows + 1, self.longest.max(tokens as usize), self.tokens + tokens as usize);
-        }
-        fits
     }
 }
 
