@@ -1,5 +1,7 @@
 //! `config.toml`, then the environment, checked at once.
 //!
+//! long: one struct and one reader a concern, each field with its key, variable and default.
+//!
 //! Enters: the text of a file and variables. Leaves: a checked [`Config`], or every error there is. Never: a key or variable that is
 //! passed over, a secret in an error.
 //!
@@ -22,8 +24,6 @@ pub use models::{Entry, Models};
 use reader::{Environment, Errors, Section};
 pub use reference::DefaultModel;
 
-use crate::batcher::BatcherConfig;
-
 /// Everything a sidecar is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -45,7 +45,7 @@ pub struct Config {
     /// `[logs]`
     pub logs: Logs,
     /// `[embedding.batching]`
-    pub batching: BatcherConfig,
+    pub batching: Batching,
     /// `[embedding.models]`
     pub models: Models,
 }
@@ -134,6 +134,25 @@ pub struct Logs {
     pub format: LogFormat,
     /// `level`, `AKIDB_LOG`: a filter such as `info` (default) or `info,akidb_sidecar=debug`.
     pub level: String,
+}
+
+/// `[embedding.batching]`: how batches are cut, and the bounds of the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batching {
+    /// `enabled`, `AKIDB_BATCHING_ENABLED`: false runs every request by itself; default true.
+    pub enabled: bool,
+    /// `max_batch_size`, `AKIDB_MAX_BATCH_SIZE`: most texts in a batch; default 64.
+    pub max_batch_size: usize,
+    /// `max_wait_time_ms`, `AKIDB_MAX_WAIT_TIME_MS`: longest that a request waits for others; default 10.
+    pub max_wait: Duration,
+    /// `adaptive`, `AKIDB_BATCHING_ADAPTIVE`: learn a shorter wait from arrivals and engine time; default true.
+    pub adaptive: bool,
+    /// `max_batch_tokens`, `AKIDB_MAX_BATCH_TOKENS`: most tokens in a batch, padding included; default 512.
+    pub max_batch_tokens: usize,
+    /// `max_queued_texts`, `AKIDB_MAX_QUEUED_TEXTS`: most texts that wait; default 4,096.
+    pub max_queued_texts: usize,
+    /// `max_queued_ms`, `AKIDB_MAX_QUEUED_MS`: most estimated work that waits; default 4,000.
+    pub max_queued: Duration,
 }
 
 /// How a log line is written.
@@ -350,42 +369,19 @@ fn logs(root: &mut Section, source: &mut Source<'_>) -> Logs {
     logs
 }
 
-fn batching(embedding: &mut Section, source: &mut Source<'_>) -> BatcherConfig {
+fn batching(embedding: &mut Section, source: &mut Source<'_>) -> Batching {
     let mut it = embedding.table("batching", source.errors);
-    let default = BatcherConfig::default();
-    let millis = |it: Duration| it.as_millis() as u64;
-    let config = BatcherConfig {
-        enabled: source.get(&mut it, "enabled", "AKIDB_BATCHING_ENABLED").unwrap_or(default.enabled),
-        max_batch_size: source.number(&mut it, ("max_batch_size", "AKIDB_MAX_BATCH_SIZE"), default.max_batch_size as u64, 1..=65_536)
-            as usize,
-        max_wait: Duration::from_millis(source.number(
-            &mut it,
-            ("max_wait_time_ms", "AKIDB_MAX_WAIT_TIME_MS"),
-            millis(default.max_wait),
-            0..=60_000,
-        )),
-        adaptive: source.get(&mut it, "adaptive", "AKIDB_BATCHING_ADAPTIVE").unwrap_or(default.adaptive),
-        max_batch_tokens: source.number(
-            &mut it,
-            ("max_batch_tokens", "AKIDB_MAX_BATCH_TOKENS"),
-            default.max_batch_tokens as u64,
-            1..=16_777_216,
-        ) as usize,
-        max_queued_texts: source.number(
-            &mut it,
-            ("max_queued_texts", "AKIDB_MAX_QUEUED_TEXTS"),
-            default.max_queued_texts as u64,
-            1..=1_000_000,
-        ) as usize,
-        max_queued: Duration::from_millis(source.number(
-            &mut it,
-            ("max_queued_ms", "AKIDB_MAX_QUEUED_MS"),
-            millis(default.max_queued),
-            1..=300_000,
-        )),
+    let batching = Batching {
+        enabled: source.get(&mut it, "enabled", "AKIDB_BATCHING_ENABLED").unwrap_or(true),
+        max_batch_size: source.number(&mut it, ("max_batch_size", "AKIDB_MAX_BATCH_SIZE"), 64, 1..=65_536) as usize,
+        max_wait: Duration::from_millis(source.number(&mut it, ("max_wait_time_ms", "AKIDB_MAX_WAIT_TIME_MS"), 10, 0..=60_000)),
+        adaptive: source.get(&mut it, "adaptive", "AKIDB_BATCHING_ADAPTIVE").unwrap_or(true),
+        max_batch_tokens: source.number(&mut it, ("max_batch_tokens", "AKIDB_MAX_BATCH_TOKENS"), 512, 1..=16_777_216) as usize,
+        max_queued_texts: source.number(&mut it, ("max_queued_texts", "AKIDB_MAX_QUEUED_TEXTS"), 4_096, 1..=1_000_000) as usize,
+        max_queued: Duration::from_millis(source.number(&mut it, ("max_queued_ms", "AKIDB_MAX_QUEUED_MS"), 4_000, 1..=300_000)),
     };
     it.finish(source.errors);
-    config
+    batching
 }
 
 impl FromStr for LogFormat {

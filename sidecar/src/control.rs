@@ -43,6 +43,8 @@ pub struct Link {
     pub sidecar_id: String,
     /// Time.
     pub clock: Clock,
+    /// Version of what runs engines.
+    pub runtime: String,
     /// What runs here.
     pub machine: Machine,
     /// Windows on disk.
@@ -175,7 +177,7 @@ fn identity(config: &Config, link: &Link) -> v1::Identity {
         compute_capability: String::new(),
         memory_bytes: (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit)),
     };
-    let provider = v1::Provider { name: link.machine.provider.to_string(), version: crate::engine::onnx::Runtime::version() };
+    let provider = v1::Provider { name: link.machine.provider.to_string(), version: link.runtime.clone() };
     v1::Identity {
         sidecar_id: link.sidecar_id.clone(),
         boot_id: link.boot_id.clone(),

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::App;
 use crate::artifacts::Artifacts;
-use crate::batcher::Batcher;
+use crate::batcher::{Batcher, BatcherConfig};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Batching, Config};
 use crate::control::{self, Control};
 use crate::engine::EngineError;
 use crate::engine::onnx::Runtime;
@@ -95,7 +95,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
     let parts = recorder::Parts { device: config.device.clone(), spool: spool.clone(), metrics: metrics.clone(), clock };
     let (recorder, recording) = Recorder::start(parts, telemetry.clone(), observations);
 
-    let (batcher, _executor) = Batcher::start(config.batching.clone(), telemetry.clone(), metrics.clone())?;
+    let (batcher, _executor) = Batcher::start(batching(&config.batching), telemetry.clone(), metrics.clone())?;
     let parts = Parts {
         artifacts: artifacts.clone(),
         batcher: batcher.clone(),
@@ -107,6 +107,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         provider: machine.provider,
     };
     let link = control::Link {
+        runtime: Runtime::version(),
         boot_id,
         sidecar_id,
         clock,
@@ -174,6 +175,18 @@ fn unix(path: &Path) -> io::Result<UnixListener> {
     // The application runs as another user of the pod; who may come in is decided by who may see the folder.
     fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
     Ok(listener)
+}
+
+fn batching(it: &Batching) -> BatcherConfig {
+    BatcherConfig {
+        enabled: it.enabled,
+        max_batch_size: it.max_batch_size,
+        max_wait: it.max_wait,
+        adaptive: it.adaptive,
+        max_batch_tokens: it.max_batch_tokens,
+        max_queued_texts: it.max_queued_texts,
+        max_queued: it.max_queued,
+    }
 }
 
 /// The configured id, or one made once and kept in the state folder.

@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::status::Told;
 use super::{Shared, file};
-use crate::artifacts::backoff::Backoff;
+use crate::models::Backoff;
 
 /// Messages that may wait for the control plane.
 const OUTBOX: usize = 64;
