@@ -283,12 +283,8 @@ impl<L: Clone + Eq> Policy<L> {
         self.idle = false;
         let (key, engine) = (self.lanes[at].key.clone(), self.lanes[at].engine);
         self.lanes.rotate_left(at + 1);
-        let mut shape = Shape {
-            max_rows: self.config.max_batch_size.max(1),
-            max_tokens: self.config.max_batch_tokens,
-            free_padding: self.costs.get(&engine).map_or(0, Cost::fixed_tokens),
-            ..Shape::default()
-        };
+        let free_padding = self.costs.get(&engine).map_or(0, Cost::fixed_tokens);
+        let mut shape = Shape::new(self.config.max_batch_size.max(1), self.config.max_batch_tokens, free_padding);
         let mut items = Vec::new();
         while let Some(item) = self.pick(&key, &mut shape) {
             items.push(item);

@@ -15,12 +15,17 @@ pub(super) struct Shape {
     rows: usize,
     longest: usize,
     tokens: usize,
-    pub(super) max_rows: usize,
-    pub(super) max_tokens: usize,
-    pub(super) free_padding: usize,
+    max_rows: usize,
+    max_tokens: usize,
+    free_padding: usize,
 }
 
 impl Shape {
+    /// Empty; `free_padding` tokens of padding cost no more than one more run.
+    pub(super) fn new(max_rows: usize, max_tokens: usize, free_padding: usize) -> Self {
+        Self { max_rows, max_tokens, free_padding, ..Self::default() }
+    }
+
     pub(super) fn fits(&self, tokens: u32) -> bool {
         let (rows, longest) = (self.rows + 1, self.longest.max(tokens as usize));
         let (computed, real) = (rows * longest, self.tokens + tokens as usize);
