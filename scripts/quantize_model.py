@@ -73,6 +73,8 @@ def _summary(report: dict) -> list[str]:
         f"{sign} Cosine similarity: {mean:.3f} ({100 * mean:.1f}%)",
         *lines({**report, "evaluation": report["measured"]}),
     ]
+    if report["recipe"]["name"] == "fp8":
+        printed.append("note: a QDQ graph carries float32 weights; the engine that TensorRT builds of it stores E4M3")
     for name, aim in report["aims"].items():
         if not aim["met"]:
             printed.append(f"⚠️ aim missed: {name} {aim['value']} (aim {aim['aim']})")

@@ -164,7 +164,8 @@ def _write(folder: Path, job: _Job, model: ModelProto, evaluation: dict) -> dict
     (folder / names.tokenizer).write_bytes(parent.file("tokenizer").read_bytes())
     sentences, _ = bundle_reader.reference_rows(parent)
     rows = [job.encoder.ids(text) for text in sentences]
-    vectors = runtime.embed(runtime.session(folder / names.engine), rows, parent.output)
+    engine = runtime.session(folder / names.engine, fp8=recipe.precision == "fp8")
+    vectors = runtime.embed(engine, rows, parent.output)
     (folder / names.reference).write_bytes(bundle.reference_json(sentences, vectors))
     wanted = bundle.Model.__dataclass_fields__
     card = bundle.Model(**{key: value for key, value in parent.model.items() if key in wanted})
@@ -197,7 +198,8 @@ def _report(job: _Job, done: quantize_plan.Quantized, proof: dict, manifest: dic
     found = validate.figures(proof)
     aims = {k: {"aim": least, "value": found[k], "met": (found[k] or 0) >= least} for k, least in recipe.aims.items()}
     ratio = round(after / before, 4)
-    aims["size"] = {"aim": recipe.most_size, "value": ratio, "met": ratio <= recipe.most_size}
+    if recipe.most_size:
+        aims["size"] = {"aim": recipe.most_size, "value": ratio, "met": ratio <= recipe.most_size}
     return {
         "artifact": str(job.options.output),
         "digest": manifest["digest"],

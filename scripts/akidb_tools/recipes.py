@@ -26,7 +26,7 @@ class Recipe:
     smooth: bool = True
     leave: str = "none"
     positions: bool = False
-    most_size: float = 1.0
+    most_size: float | None = None
     aims: dict[str, float] = field(default_factory=dict)
 
 

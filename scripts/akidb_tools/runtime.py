@@ -35,13 +35,18 @@ INT8_KERNELS = (
 
 
 def session(
-    model: ModelProto | Path, profile: Path | None = None, optimized: Path | None = None
+    model: ModelProto | Path, *, fp8: bool = False, profile: Path | None = None, optimized: Path | None = None
 ) -> ort.InferenceSession:
-    """A CPU session with every optimisation on; `profile` and `optimized` say where to write those."""
+    """A CPU session with every optimisation on; `profile` and `optimized` say where to write those.
+
+    `fp8`: emulate. ONNX Runtime would fuse float8 QDQ pairs into integer products, which then refuse the type.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
+    if fp8:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -87,11 +92,11 @@ class Kernels:
     linear_float: int
 
 
-def kernels(model: ModelProto | Path, rows: Sequence[np.ndarray], output: str) -> Kernels:
+def kernels(model: ModelProto | Path, rows: Sequence[np.ndarray], output: str, fp8: bool = False) -> Kernels:
     """From a profile of a real run, with the float linear layers counted in the optimised graph."""
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder, "optimized.onnx")
-        engine = session(model, profile=Path(folder, "run"), optimized=optimized)
+        engine = session(model, fp8=fp8, profile=Path(folder, "run"), optimized=optimized)
         engine.run([output], padded(rows[:2], [i.name for i in engine.get_inputs()]))
         events = json.loads(Path(engine.end_profiling()).read_text("utf-8"))
         graph = onnx.load(optimized).graph
@@ -101,9 +106,10 @@ def kernels(model: ModelProto | Path, rows: Sequence[np.ndarray], output: str) -
     return Kernels(dict(sorted(ran.items())), sum(ran[name] for name in INT8_KERNELS), len(linear))
 
 
-def throughput(models: Mapping[str, ModelProto | Path], output: str, rows: Sequence[np.ndarray], runs: int) -> dict:
-    """Median time of one batch, the models taking turns in one process; texts a second and ratios to the first."""
-    engines = {name: session(model) for name, model in models.items()}
+def throughput(
+    engines: Mapping[str, ort.InferenceSession], output: str, rows: Sequence[np.ndarray], runs: int
+) -> dict[str, dict]:
+    """Median time of one batch, the engines taking turns in one process; texts a second and ratios to the first."""
     seconds: dict[str, list[float]] = {name: [] for name in engines}
     for _ in range(runs + 1):
         for name, engine in engines.items():

@@ -37,6 +37,10 @@ class Engines:
     encoder: Encoder
     precision: str
 
+    def sessions(self) -> tuple[ort.InferenceSession, ort.InferenceSession]:
+        """Both engines, ready to run."""
+        return runtime.session(self.fp32), runtime.session(self.quantized, fp8=self.precision == "fp8")
+
 
 def check_same_model(parent: Bundle, child: Bundle) -> None:
     """Vectors of the two may be compared at all."""
@@ -62,7 +66,7 @@ def measure(
 ) -> dict:
     """The report: evaluation, beyond it, verdict. `texts` are the chosen ones of `dataset`."""
     encoder, output = engines.encoder, engines.output
-    fp32, quantized = runtime.session(engines.fp32), runtime.session(engines.quantized)
+    fp32, quantized = engines.sessions()
     listed = list(dict.fromkeys([*texts, *(t for a, b, _ in dataset.pairs for t in (a, b))]))
     rows = [encoder.ids(text) for text in listed]
     say(f"fp32 vectors of {len(rows):,} texts")
@@ -75,7 +79,7 @@ def measure(
     say("batch invariance and kernels")
     mixed = [*rows[: INVARIANCE_TEXTS - len(odd_rows)], *odd_rows]
     invariance = runtime.batch_invariance(quantized, mixed, output, seed)
-    ran = runtime.kernels(engines.quantized, rows, output)
+    ran = runtime.kernels(engines.quantized, rows, output, fp8=engines.precision == "fp8")
     evaluation = {
         "kind": "quality",
         "dataset_digest": dataset.digest,
@@ -159,10 +163,10 @@ def _spearman(dataset: TextSet, listed: list[str], expected: np.ndarray, got: np
 def speed(engines: Engines, texts: Sequence[str], runs: int) -> dict:
     """Both engines in turns: 32 x 32 tokens, 8 x 128 tokens, one text."""
     ids = np.concatenate([engines.encoder.ids(text) for text in texts[:2000]])
-    models = {"fp32": engines.fp32, "quantized": engines.quantized}
+    running = dict(zip(("fp32", "quantized"), engines.sessions(), strict=True))
     shapes = {"32x32": (32, 32), "8x128": (8, 128), "1x16": (1, 16)}
     shapes = {name: (b, min(t, engines.encoder.max_tokens)) for name, (b, t) in shapes.items()}
     return {
-        name: runtime.throughput(models, engines.output, [np.resize(ids[n * 7 :], tokens) for n in range(batch)], runs)
+        name: runtime.throughput(running, engines.output, [np.resize(ids[n * 7 :], tokens) for n in range(batch)], runs)
         for name, (batch, tokens) in shapes.items()
     }
