@@ -89,10 +89,11 @@ def _int8(
         return graph.finish(), shrunk
 
     every = {g.name for g in found}
-    harm = _harm(work, found, choices, lambda name: build({name}, tables=False)[0]) if work.measure else {}
+    search = recipe.leave == "measured" and work.measure
+    harm = _harm(work, found, choices, lambda name: build({name}, tables=False)[0]) if search else {}
     left: list[str] = []
     model, tables = build(every)
-    if recipe.leave == "measured" and work.measure:
+    if search:
         expected = _embed(work, work.model, work.judges)
         for name in sorted(harm, key=lambda n: -harm[n]):
             cosines = row_cosines(expected, _embed(work, model, work.judges))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tiny
 
 import export_onnx
 
@@ -57,3 +58,48 @@ def golden() -> dict:
 def tiny_golden() -> dict:
     """Hidden states that transformers gave for the tiny checkpoints."""
     return json.loads((DATA / "tiny_transformers.json").read_text("utf-8"))
+
+
+@pytest.fixture
+def cli(capsys):
+    """Runs any of the command lines: `cli(module, arguments...)`."""
+
+    def _cli(module, *arguments: object) -> Run:
+        capsys.readouterr()
+        try:
+            code = module.main([str(a) for a in arguments])
+        except SystemExit as stopped:  # argparse
+            code = int(stopped.code or 0)
+        printed = capsys.readouterr()
+        return Run(code, printed.out, printed.err)
+
+    return _cli
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory) -> Path:
+    """The fp32 bundle of a tiny seeded BERT."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.checkpoint(folder / "checkpoint")
+    arguments = ["--model", str(folder / "checkpoint"), "--name", "tiny", "--output", str(folder / "tiny-fp32")]
+    assert export_onnx.main(arguments) == 0
+    return folder / "tiny-fp32"
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory) -> Path:
+    """300 English sentences, one a line."""
+    who = ["the old harbour", "a small company", "every student", "my neighbour", "the new software", "this river"]
+    does = ["slowly changes", "never forgets", "carefully measures", "often repeats", "quietly improves"]
+    what = [
+        "the weather report",
+        "an expensive promise",
+        "its own history",
+        "the price of bread",
+        "a letter to the city",
+    ]
+    when = ["", " in the early morning", " without any warning, although nobody had asked for it or expected it at all"]
+    texts = [f"{a} {b} {c}{d}" for a in who for b in does for c in what for d in when]
+    file = tmp_path_factory.mktemp("texts") / "calibration.txt"
+    file.write_text("\n".join(texts[::-1][:300]) + "\n", "utf-8")
+    return file
