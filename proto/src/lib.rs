@@ -7,10 +7,14 @@
 //! - [`v1`]: types generated from `akidb/v1/fleet.proto` when the crate is built
 //! - [`error`]: what can be wrong with a message
 //! - `snapshot`, `window`: conversions both ways
+//! - `bytes`: a window as it lies on disk
 
+mod bytes;
 pub mod error;
 mod snapshot;
 mod window;
+
+pub use bytes::{window_from_bytes, window_to_bytes};
 
 /// Generated from `akidb/v1/fleet.proto`.
 #[allow(missing_docs, clippy::pedantic, reason = "generated")]

@@ -4,6 +4,7 @@
 
 mod start;
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -102,7 +103,7 @@ impl App {
 /// Starts logging.
 pub fn log(logs: &Logs) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&logs.level).map_err(|e| anyhow::anyhow!("`logs.level` (`AKIDB_LOG`): `{}`: {e}", logs.level))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let started = match logs.format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().try_init(),

@@ -9,9 +9,8 @@
 //! <cache>/artifacts/<digest>/<path> hard links to them
 //! ```
 //!
-//! Rooms: [`cache`] what is on disk, [`download`] ranges with resume, [`backoff`] when to try again.
+//! Rooms: [`cache`] what is on disk, [`download`] ranges with resume.
 
-pub mod backoff;
 pub mod cache;
 pub mod download;
 

@@ -14,10 +14,12 @@
 //! - [`telemetry`]: windows, the spool, the cost meter
 //! - [`serving`]: the table of what can be served now, published by `models`, read by `router` and `http`
 //! - [`metrics`]: every metric's name
+//! - [`backoff`]: when to try again
 //! - [`clock`]: time that only runs forward
 
 pub mod app;
 pub mod artifacts;
+pub mod backoff;
 pub mod batcher;
 pub mod clock;
 pub mod config;

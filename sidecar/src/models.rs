@@ -29,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 pub use activate::Parts;
 pub use plan::{Machine, Plan};
 
-pub use crate::artifacts::backoff::Backoff;
 use crate::serving::Table;
 
 /// The handle.

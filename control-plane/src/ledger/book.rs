@@ -9,8 +9,7 @@
 
 use akidb_domain::cost::Price;
 use akidb_domain::window::Window;
-use akidb_proto::v1;
-use prost::Message;
+use akidb_proto::{v1, window_from_bytes, window_to_bytes};
 
 use super::{Entries, Owner, check, entries};
 use crate::db::boots::{self, BootRow, GapRow};
@@ -108,7 +107,7 @@ async fn give_up(conn: &mut Conn, boot: &BootRow, sender: &Sender, outcome: &mut
 }
 
 async fn add(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, wire: v1::Window, rates: &mut PriceCache) -> Result<(), BookError> {
-    let (sequence, payload) = (wire.sequence, wire.encode_to_vec());
+    let (sequence, payload) = (wire.sequence, window_to_bytes(&wire));
     let rejected = |problem: String| BookError::Rejected { sequence, problem };
     let window = Window::try_from(wire).map_err(|e| rejected(e.to_string()))?;
     check::window(&window, boot.boot_ns as u64).map_err(rejected)?;
@@ -152,7 +151,7 @@ pub(crate) async fn price_late(conn: &mut Conn, sku: &str, region: &str, from_ns
         after = (last.boot_id.clone(), last.sequence);
         for row in page {
             // It was decoded when it was counted; one that no longer is keeps its NULL.
-            let Some(window) = v1::Window::decode(row.payload.as_slice()).ok().and_then(|it| Window::try_from(it).ok()) else {
+            let Some(window) = window_from_bytes(&row.payload).and_then(|it| Window::try_from(it).ok()) else {
                 tracing::error!(boot_id = row.boot_id, sequence = row.sequence, "a counted window is unreadable: it stays without a price");
                 continue;
             };

@@ -14,8 +14,8 @@ use akidb_store::{ObjectUri, Store, StoreError};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::backoff::Backoff;
 use super::{ArtifactError, cache};
+use crate::backoff::Backoff;
 
 /// Bytes of a range.
 pub const RANGE_BYTES: u64 = 8 * 1024 * 1024;

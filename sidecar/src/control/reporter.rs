@@ -9,7 +9,7 @@ use akidb_proto::v1::fleet_client::FleetClient;
 use tonic::{Code, Status};
 
 use super::Shared;
-use crate::models::Backoff;
+use crate::backoff::Backoff;
 use crate::telemetry::segments::Pending;
 
 /// A report that takes longer has failed.

@@ -15,7 +15,7 @@ use tonic::Status;
 
 use super::status::Told;
 use super::{Shared, file};
-use crate::models::Backoff;
+use crate::backoff::Backoff;
 
 /// Messages that may wait for the control plane.
 const OUTBOX: usize = 64;

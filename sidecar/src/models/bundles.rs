@@ -11,7 +11,7 @@ use akidb_domain::vocabulary::{FileRole, Precision};
 use akidb_store::{ObjectUri, Store, StoreError};
 use sha2::{Digest, Sha256};
 
-use crate::artifacts::backoff::Backoff;
+use crate::backoff::Backoff;
 
 /// Largest manifest.
 const MANIFEST_BYTES: u64 = 1024 * 1024;

@@ -15,7 +15,7 @@ use super::activate::{ActivationError, Job, Live, Parts, Turns};
 use super::last_good::{Good, LastGood};
 use super::plan::{Plan, PlannedModel, PlannedVariant};
 use super::table;
-use crate::artifacts::backoff::Backoff;
+use crate::backoff::Backoff;
 use crate::serving::{Serving, Table, VariantState};
 
 /// News that may wait for the task; a progress report that finds no room is dropped, the next one says more.

@@ -11,8 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use akidb_proto::v1;
-use prost::Message;
+use akidb_proto::{v1, window_from_bytes, window_to_bytes};
 
 /// A segment is closed at this size, or at an eighth of the spool's limit.
 const SEGMENT_BYTES: u64 = 1 << 20;
@@ -162,7 +161,7 @@ impl Segments {
     }
 
     fn write(&mut self, window: &v1::Window) -> io::Result<()> {
-        let payload = window.encode_to_vec();
+        let payload = window_to_bytes(window);
         let mut record = Vec::with_capacity(payload.len() + 8);
         record.extend_from_slice(&(payload.len() as u32).to_le_bytes());
         record.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
@@ -269,7 +268,7 @@ fn read_record(bytes: &[u8], at: usize) -> Option<(v1::Window, usize)> {
     if payload.len() != length || crc32fast::hash(payload) != crc {
         return None;
     }
-    Some((v1::Window::decode(payload).ok()?, at + 8 + length))
+    Some((window_from_bytes(payload)?, at + 8 + length))
 }
 
 fn removed(path: &Path) -> bool {
