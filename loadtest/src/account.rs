@@ -30,7 +30,7 @@ pub struct Account {
     pub(crate) retry_after: RetryAfter,
     /// Requests that no client was free to take when they were due (by over a millisecond).
     pub started_late: u64,
-    /// Connections made.
+    /// Connections made, those of the warm-up included.
     pub connections: u64,
 }
 
@@ -41,6 +41,8 @@ pub struct RetryAfter {
     pub answers: u64,
     /// The longest one, seconds.
     pub max_seconds: u64,
+    /// 429 and 503 without it: a client cannot know when to come back.
+    pub missing: u64,
 }
 
 impl Account {
@@ -66,8 +68,9 @@ impl Account {
         match outcome {
             Outcome::Answered(answer) => {
                 self.bytes += answer.bytes;
-                if let Some(seconds) = answer.retry_after_seconds {
-                    self.retry_after.merge(RetryAfter { answers: 1, max_seconds: seconds });
+                match answer.retry_after_seconds {
+                    Some(max_seconds) => self.retry_after.merge(RetryAfter { answers: 1, max_seconds, missing: 0 }),
+                    None => self.retry_after.missing += u64::from(matches!(answer.status, 429 | 503)),
                 }
                 if !(200..300).contains(&answer.status) {
                     return self.fail(answer.status.to_string(), latency);
@@ -117,6 +120,7 @@ impl Account {
 impl RetryAfter {
     fn merge(&mut self, other: Self) {
         self.answers += other.answers;
+        self.missing += other.missing;
         self.max_seconds = self.max_seconds.max(other.max_seconds);
     }
 }

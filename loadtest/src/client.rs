@@ -72,6 +72,7 @@ impl Failure {
 pub struct Client {
     target: Target,
     timeout: Duration,
+    app: Option<String>,
     /// Vectors expected of each answer, when they are counted.
     vectors: Option<usize>,
     sender: Option<SendRequest<Full<Bytes>>>,
@@ -83,7 +84,7 @@ impl Client {
     /// A client that is not connected yet.
     pub fn new(plan: &Plan) -> Self {
         let vectors = plan.check.then_some(plan.batch as usize);
-        Self { target: plan.target.clone(), timeout: plan.timeout, vectors, sender: None, connections: 0 }
+        Self { target: plan.target.clone(), timeout: plan.timeout, app: plan.app.clone(), vectors, sender: None, connections: 0 }
     }
 
     /// Sends one body and reads the answer to its end, connecting first when there is no connection.
@@ -100,11 +101,11 @@ impl Client {
     }
 
     async fn exchange(&mut self, body: Bytes) -> Result<Answer, Failure> {
-        let request = Request::post(&self.target.path)
-            .header(HOST, &self.target.authority)
-            .header(CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .map_err(|_| Failure::Broken)?;
+        let mut request = Request::post(&self.target.path).header(HOST, &self.target.authority).header(CONTENT_TYPE, "application/json");
+        if let Some(app) = &self.app {
+            request = request.header("x-akidb-app", app);
+        }
+        let request = request.body(Full::new(body)).map_err(|_| Failure::Broken)?;
         let mut sender = self.connected().await?;
         let response = sender.send_request(request).await.map_err(|_| Failure::Broken)?;
         let answer = self.read(response).await;

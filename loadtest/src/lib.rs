@@ -2,13 +2,23 @@
 //! since it was due.
 //!
 //! Rooms, in reading order: [`plan`] (what to send, how fast, until when) -> [`texts`] (the bodies, from a seed) -> [`client`] (one
-//! connection, one request at a time) -> [`run`] (the clients and their clock) -> [`account`] (what became of each request) -> [`report`]
-//! (figures, as text and JSON). A further mode (compare, SLO validation, benchmark, rehearsal) is a sub-command beside `run` that builds a
-//! [`plan::Plan`] and reads an [`account::Account`].
+//! connection, one request at a time) -> [`load`] (the clients and their clock) -> [`account`] (what became of each request).
+//! [`run`] measures one server and [`report`]s; [`compare`] alternates two and gives ratios with intervals; [`validate`] holds a service
+//! against its objectives and sends no load. Beside them: [`scrape`] (metrics of a server), [`watch`] (memory of a process), and the pure
+//! [`quantile`], [`bootstrap`] and `random`.
 
 pub mod account;
+pub mod bootstrap;
 pub mod client;
+pub mod compare;
+pub mod http;
+pub mod load;
 pub mod plan;
+pub mod quantile;
+mod random;
 pub mod report;
 pub mod run;
+pub mod scrape;
 pub mod texts;
+pub mod validate;
+pub mod watch;

@@ -1,15 +1,22 @@
 //! What to send, how fast and until when.
 //!
-//! Enters: the words of a command line. Leaves: a checked [`Plan`], or a sentence that names the option and the value. Never: I/O.
+//! Enters: the words of a command line. Leaves: a checked [`Run`] of [`Plan`]s, or a sentence that names the option and the value. Never: I/O.
+
+mod class;
+mod target;
+mod time;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
-use hyper::Uri;
+
+pub use class::{Class, Overrides};
+pub use target::Target;
+pub use time::Time;
 
 use crate::texts::Mix;
+use crate::watch::Watch;
 
 /// A value that cannot be meant; the message names the option, the value and what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,15 +29,44 @@ pub struct RunArgs {
     /// Where to send requests, e.g. `http://127.0.0.1:8080/api/v1/embed`.
     #[arg(long)]
     pub url: String,
-    /// Connections, each with one request at a time.
-    #[arg(long, default_value_t = 8)]
-    pub clients: usize,
     /// Length of the run: `30s`, `500ms`, `2m`, `1h`. 10 s when `--requests` is not given either.
     #[arg(long, conflicts_with = "requests")]
     pub duration: Option<Time>,
-    /// Requests to send.
+    /// Requests to send (of each class).
     #[arg(long)]
     pub requests: Option<u64>,
+    /// Requests sent before the measurement (of each class), kept out of its figures.
+    #[arg(long, default_value_t = 0)]
+    pub warmup: u64,
+    /// A class of requests, reported apart; may be given several times and all run at once. `short:clients=1,words=18` or
+    /// `bulk:rate=500,app=bulk,mix=6-20:70,40-80:20`. Keys: `clients`, `rate`, `words`, `mix`, `batch`, `app`, `model`; what a class does
+    /// not say is as the run's own options say.
+    #[arg(long, value_name = "NAME:KEY=VALUE,..")]
+    pub class: Vec<Class>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a flattened group; a text here would become the command's")]
+    pub stream: Stream,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "a flattened group; a text here would become the command's")]
+    pub watch: WatchArgs,
+    /// Where the server's metrics are, for batch sizes. Default: `/metrics` beside `--url`; a server without one is no error.
+    #[arg(long, value_name = "URL")]
+    pub metrics: Option<String>,
+    /// Exit with 0 even when requests failed.
+    #[arg(long)]
+    pub allow_errors: bool,
+    /// Also write the report to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+// Not a doc comment: clap would make it the description of the commands that flatten it.
+#[derive(Debug, Clone, Args)]
+#[expect(missing_docs, reason = "see above: options of one stream of requests")]
+pub struct Stream {
+    /// Connections, each with one request at a time.
+    #[arg(long, default_value_t = 8)]
+    pub clients: usize,
     /// Requests a second, due at fixed times whatever the server does (open loop); latency then counts from the time a request was due.
     /// Without it each client sends its next request when it has the answer to the last (closed loop).
     #[arg(long)]
@@ -47,9 +83,9 @@ pub struct RunArgs {
     /// Model to ask for: `name`, `name@alias` or `name@variant`. The server's default without it.
     #[arg(long)]
     pub model: Option<String>,
-    /// Requests sent before the measurement, kept out of its figures.
-    #[arg(long, default_value_t = 0)]
-    pub warmup: u64,
+    /// Application to send as: the header `x-akidb-app`.
+    #[arg(long)]
+    pub app: Option<String>,
     /// A request without an answer after this long has failed.
     #[arg(long, default_value = "30s")]
     pub timeout: Time,
@@ -59,17 +95,42 @@ pub struct RunArgs {
     /// Count an answer with fewer or more vectors than texts as failed. Costs the client a pass over each answer.
     #[arg(long)]
     pub check: bool,
-    /// Exit with 0 even when requests failed.
-    #[arg(long)]
-    pub allow_errors: bool,
-    /// Also write the report to this file, as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<PathBuf>,
 }
 
-/// A checked run.
+// Not a doc comment: see `Stream`.
+#[derive(Debug, Clone, Args)]
+#[expect(missing_docs, reason = "options of the watch over a process")]
+pub struct WatchArgs {
+    /// Process whose resident memory and open files are sampled from /proc during the run.
+    #[arg(long)]
+    pub pid: Option<u32>,
+    /// Time between samples of `--pid`.
+    #[arg(long, default_value = "1s")]
+    pub sample_every: Time,
+    /// The slopes of memory and files are fitted to samples from this time of the run on.
+    #[arg(long, default_value = "3m")]
+    pub slope_after: Time,
+    /// Keep sampling `--pid` this long after the last answer, to see memory come back to its floor.
+    #[arg(long)]
+    pub settle: Option<Time>,
+}
+
+/// A checked run: one stream of requests, or several at once.
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// At least one.
+    pub classes: Vec<Plan>,
+    /// The process to watch.
+    pub watch: Option<Watch>,
+    /// Where batch sizes are read.
+    pub metrics: Target,
+}
+
+/// A checked stream of requests.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// The class's name, where a run has classes.
+    pub name: Option<String>,
     /// `host:port` and path.
     pub target: Target,
     /// Connections.
@@ -84,6 +145,8 @@ pub struct Plan {
     pub batch: u32,
     /// Model reference.
     pub model: Option<String>,
+    /// `x-akidb-app`.
+    pub app: Option<String>,
     /// Requests before the measurement.
     pub warmup: u64,
     /// Longest wait for an answer.
@@ -103,20 +166,35 @@ pub enum Until {
     Requests(u64),
 }
 
-/// Where requests go: plain HTTP.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
-    /// As given.
-    pub url: String,
-    /// `host:port`, for the connection.
-    pub address: String,
-    /// For the `host` header.
-    pub authority: String,
-    /// Path and query.
-    pub path: String,
-}
-
 impl Plan {
+    /// A checked stream to `url`.
+    pub fn new(url: &str, stream: &Stream, until: Until, warmup: u64) -> Result<Self, BadPlan> {
+        within("--clients", stream.clients as u64, 1, 100_000)?;
+        within("--words", u64::from(stream.words), 1, 100_000)?;
+        within("--batch", u64::from(stream.batch), 1, 100_000)?;
+        if let Some(rate) = stream.rate.filter(|it| !(0.001..=10_000_000.0).contains(it)) {
+            return Err(BadPlan(format!("--rate {rate} is not in 0.001..=10000000 requests a second")));
+        }
+        if let Some(app) = stream.app.as_ref().filter(|it| hyper::header::HeaderValue::from_str(it).is_err() || it.is_empty()) {
+            return Err(BadPlan(format!("--app `{app}` cannot be a header's value")));
+        }
+        Ok(Self {
+            name: None,
+            target: url.parse()?,
+            clients: stream.clients,
+            until,
+            rate: stream.rate,
+            mix: stream.mix.clone().unwrap_or_else(|| Mix::constant(stream.words)),
+            batch: stream.batch,
+            model: stream.model.clone(),
+            app: stream.app.clone(),
+            warmup,
+            timeout: stream.timeout.0,
+            seed: stream.seed,
+            check: stream.check,
+        })
+    }
+
     /// How many requests an open loop has scheduled when it ends, and any loop that counts requests; `None`: the clock decides.
     pub fn total(&self) -> Option<u64> {
         match (self.until, self.rate) {
@@ -132,81 +210,45 @@ impl Plan {
     }
 }
 
-impl TryFrom<RunArgs> for Plan {
+impl TryFrom<RunArgs> for Run {
     type Error = BadPlan;
 
     fn try_from(args: RunArgs) -> Result<Self, BadPlan> {
-        within("--clients", args.clients as u64, 1, 100_000)?;
-        within("--words", u64::from(args.words), 1, 100_000)?;
-        within("--batch", u64::from(args.batch), 1, 100_000)?;
         within("--requests", args.requests.unwrap_or(1), 1, 1_000_000_000_000)?;
-        if let Some(rate) = args.rate.filter(|it| !(0.001..=10_000_000.0).contains(it)) {
-            return Err(BadPlan(format!("--rate {rate} is not in 0.001..=10000000 requests a second")));
-        }
         let until = match (args.requests, args.duration) {
             (Some(n), _) => Until::Requests(n),
             (None, length) => Until::Elapsed(length.map_or(Duration::from_secs(10), |it| it.0)),
         };
-        Ok(Self {
-            target: args.url.parse()?,
-            clients: args.clients,
-            until,
-            rate: args.rate,
-            mix: args.mix.unwrap_or_else(|| Mix::constant(args.words)),
-            batch: args.batch,
-            model: args.model,
-            warmup: args.warmup,
-            timeout: args.timeout.0,
-            seed: args.seed,
-            check: args.check,
-        })
-    }
-}
-
-fn within(option: &str, value: u64, least: u64, most: u64) -> Result<(), BadPlan> {
-    if (least..=most).contains(&value) { Ok(()) } else { Err(BadPlan(format!("{option} {value} is not in {least}..={most}"))) }
-}
-
-impl FromStr for Target {
-    type Err = BadPlan;
-
-    fn from_str(url: &str) -> Result<Self, BadPlan> {
-        let bad = |why: &str| BadPlan(format!("--url `{url}` {why}: write e.g. `http://127.0.0.1:8080/api/v1/embed`"));
-        let uri: Uri = url.parse().map_err(|_| bad("is not a URL"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err(bad("does not start with http://"));
+        let whole = Plan::new(&args.url, &args.stream, until, args.warmup)?;
+        let mut classes = Vec::new();
+        for (class, n) in args.class.iter().zip(0..) {
+            let name = class.name.clone();
+            if classes.iter().any(|it: &Plan| it.name.as_ref() == Some(&name)) {
+                return Err(BadPlan(format!("--class {name} is given twice")));
+            }
+            let mut stream = class.overrides.apply(&args.stream);
+            // Classes of one length must not send the same texts.
+            stream.seed = stream.seed.wrapping_add(n);
+            let plan = Plan::new(&args.url, &stream, until, args.warmup).map_err(|it| BadPlan(format!("--class {name}: {it}")))?;
+            classes.push(Plan { name: Some(name), ..plan });
         }
-        let authority = uri.authority().ok_or_else(|| bad("has no host"))?;
-        let path = uri.path_and_query().map_or("/", |it| it.as_str());
-        Ok(Self {
-            url: url.to_owned(),
-            address: format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)),
-            authority: authority.as_str().to_owned(),
-            path: path.to_owned(),
-        })
+        let metrics = args.metrics.map_or_else(|| Ok(whole.target.at("/metrics")), |url| url.parse())?;
+        if classes.is_empty() {
+            classes.push(whole);
+        }
+        Ok(Self { classes, watch: args.watch.watch(), metrics })
     }
 }
 
-/// A stretch of time with its unit: `500ms`, `30s`, `2m`, `1h`; a bare number is seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Time(pub Duration);
-
-impl FromStr for Time {
-    type Err = BadPlan;
-
-    fn from_str(text: &str) -> Result<Self, BadPlan> {
-        let bad = || BadPlan(format!("`{text}` is not a time of 1ms to 1000h: write e.g. `500ms`, `30s`, `2m` or `1h`"));
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let seconds = match &text[digits.len()..] {
-            "ms" => 0.001,
-            "s" | "" => 1.0,
-            "m" => 60.0,
-            "h" => 3_600.0,
-            _ => return Err(bad()),
-        };
-        let seconds = seconds * digits.parse::<f64>().map_err(|_| bad())?;
-        if (0.001..=3_600_000.0).contains(&seconds) { Ok(Self(Duration::from_secs_f64(seconds))) } else { Err(bad()) }
+impl WatchArgs {
+    fn watch(&self) -> Option<Watch> {
+        let settle = self.settle.map_or(Duration::ZERO, |it| it.0);
+        self.pid.map(|pid| Watch { pid, every: self.sample_every.0, slope_after: self.slope_after.0, settle })
     }
+}
+
+pub(crate) fn within(option: &str, value: u64, least: u64, most: u64) -> Result<(), BadPlan> {
+    if (least..=most).contains(&value) { Ok(()) } else { Err(BadPlan(format!("{option} {value} is not in {least}..={most}"))) }
 }
 
 #[cfg(test)]
@@ -224,30 +266,8 @@ mod tests {
     fn plan(options: &str) -> Result<Plan, String> {
         let line = format!("run --url http://h:1/e {options}");
         let line = Line::try_parse_from(line.split_whitespace()).map_err(|it| it.to_string())?;
-        Plan::try_from(line.args).map_err(|it| it.to_string())
-    }
-
-    #[test]
-    fn times_have_units() {
-        let check = |text: &str, ms: u64| assert_eq!(text.parse(), Ok(Time(Duration::from_millis(ms))), "{text}");
-        check("500ms", 500);
-        check("30s", 30_000);
-        check("1.5m", 90_000);
-        check("1h", 3_600_000);
-        check("7", 7_000);
-        for text in ["", "s", "-1s", "0", "1d", "nan", "inf"] {
-            assert!(text.parse::<Time>().is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_url_names_its_port_and_path() {
-        let target: Target = "http://localhost/api?x=1".parse().unwrap();
-        assert_eq!((target.address.as_str(), target.path.as_str()), ("localhost:80", "/api?x=1"));
-        let target: Target = "http://[::1]:8080".parse().unwrap();
-        assert_eq!((target.address.as_str(), target.path.as_str()), ("[::1]:8080", "/"));
-        assert!("https://h/".parse::<Target>().unwrap_err().to_string().contains("does not start with http://"));
-        assert!("h:80".parse::<Target>().is_err());
+        let run = Run::try_from(line.args).map_err(|it| it.to_string())?;
+        Ok(run.classes.into_iter().next_back().unwrap())
     }
 
     #[test]
@@ -271,5 +291,14 @@ mod tests {
         check("--requests 0", "--requests 0 is not in");
         check("--mix 20-6:1", "20-6:1");
         check("--requests 1 --duration 1s", "cannot be used with");
+        check("--class a:words=0", "--class a: --words 0 is not in");
+        check("--class a:words=1 --class a:words=2", "--class a is given twice");
+    }
+
+    #[test]
+    fn a_class_inherits_what_it_does_not_say() {
+        let last = plan("--clients 3 --rate 9 --mix 6-20:1 --app web --seed 5 --class a:clients=1 --class b:words=150,app=bulk").unwrap();
+        assert_eq!((last.name.as_deref(), last.clients, last.rate, last.app.as_deref()), (Some("b"), 3, Some(9.0), Some("bulk")));
+        assert_eq!((last.mix.to_string().as_str(), last.seed), ("150", 6));
     }
 }

@@ -1,6 +1,8 @@
-//! The two forms of an account, text and JSON.
+//! The figures of an account, and their JSON; [`text`] is for people.
 //!
 //! Enters: a plan and its account. Leaves: a [`Report`]. Never: a figure over some of the requests without saying which.
+
+mod text;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,24 +14,44 @@ use serde::Serialize;
 
 use crate::account::{Account, RetryAfter};
 use crate::plan::Plan;
+use crate::scrape::BatchSizes;
+use crate::watch::Resources;
+
+/// A p99 of fewer requests rests on fewer than ten of them, and is marked.
+pub const ENOUGH_FOR_P99: u64 = 1_000;
+
+/// What is known of a run beside its account.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "each field is that of the report")]
+pub struct Beside {
+    pub elapsed: Duration,
+    pub interrupted: bool,
+    pub batches: Option<BatchSizes>,
+    pub resources: Option<Resources>,
+}
 
 /// What a run showed. `requests = succeeded + failed`, always.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
+    /// Name of the class, where this is one's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
     /// Where requests went.
     pub url: String,
-    /// `open` or `closed`.
+    /// `open`, `closed`, or `mixed` of classes of both.
     pub mode: &'static str,
-    /// Requests a second asked for in an open loop.
+    /// Requests a second asked for in an open loop, of all classes.
     pub rate: Option<f64>,
     /// Connections asked for.
     pub clients: usize,
-    /// Words a text.
+    /// Words a text; of several classes, each one's.
     pub words: String,
-    /// Texts a request.
-    pub batch: u32,
-    /// Model asked for.
+    /// Texts a request; null where classes differ.
+    pub batch: Option<u32>,
+    /// Model asked for; null for the default, or where classes differ.
     pub model: Option<String>,
+    /// `x-akidb-app` sent; null for none, or where classes differ.
+    pub app: Option<String>,
     /// Seed of the texts.
     pub seed: u64,
     /// Requests before the measurement, and how many of them failed.
@@ -58,6 +80,12 @@ pub struct Report {
     pub service_ms: Option<Quantiles>,
     /// Of failures, since due.
     pub failed_latency_ms: Option<Quantiles>,
+    /// Whether p99 is of fewer than 1,000 successes.
+    pub p99_of_few: bool,
+    /// Requests that were not refused with 429, and the part of them that ended in 504.
+    pub admitted: u64,
+    /// See `admitted`.
+    pub deadline_share: f64,
     /// Failures by status or by what broke.
     pub errors: BTreeMap<String, u64>,
     /// `retry-after` seen.
@@ -70,6 +98,13 @@ pub struct Report {
     pub started_late: u64,
     /// Bytes of all answers' bodies.
     pub bytes_received: u64,
+    /// Batches that the server ran meanwhile, of everybody's requests; null where its metrics could not be read.
+    pub batches: Option<BatchSizes>,
+    /// Memory and files of `--pid`.
+    pub resources: Option<Resources>,
+    /// Each class apart, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<Report>,
 }
 
 /// Milliseconds.
@@ -102,23 +137,33 @@ impl Quantiles {
 }
 
 impl Report {
-    /// The report of an account.
-    pub fn new(plan: &Plan, account: &Account, warmup: &Account, elapsed: Duration, interrupted: bool) -> Self {
-        let (succeeded, failed, seconds) = (account.latency.len(), account.failed_latency.len(), elapsed.as_secs_f64());
+    /// The report of an account of one or more plans to one server.
+    pub fn new(plans: &[&Plan], account: &Account, warmup: &Account, beside: Beside) -> Self {
+        let (succeeded, failed, seconds) = (account.latency.len(), account.failed_latency.len(), beside.elapsed.as_secs_f64());
         let per_second = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
+        let status = |key: &str| account.errors.get(key).copied().unwrap_or(0);
+        let admitted = succeeded + failed - status("429");
+        let mode = match plans.iter().filter(|it| it.rate.is_some()).count() {
+            0 => "closed",
+            open if open == plans.len() => "open",
+            _ => "mixed",
+        };
+        let words: Vec<_> = plans.iter().map(|it| it.mix.to_string()).collect();
         Self {
-            url: plan.target.url.clone(),
-            mode: if plan.rate.is_some() { "open" } else { "closed" },
-            rate: plan.rate,
-            clients: plan.clients,
-            words: plan.mix.to_string(),
-            batch: plan.batch,
-            model: plan.model.clone(),
-            seed: plan.seed,
+            class: same(plans, |it| it.name.clone()).flatten(),
+            url: plans.first().map_or_else(String::new, |it| it.target.url.clone()),
+            mode,
+            rate: plans.iter().map(|it| it.rate).sum(),
+            clients: plans.iter().map(|it| it.clients).sum(),
+            words: same(&words, String::clone).unwrap_or_else(|| words.join("; ")),
+            batch: same(plans, |it| it.batch),
+            model: same(plans, |it| it.model.clone()).flatten(),
+            app: same(plans, |it| it.app.clone()).flatten(),
+            seed: plans.first().map_or(0, |it| it.seed),
             warmup_requests: warmup.latency.len() + warmup.failed_latency.len(),
             warmup_failed: warmup.failed_latency.len(),
             elapsed_seconds: seconds,
-            interrupted,
+            interrupted: beside.interrupted,
             requests: succeeded + failed,
             succeeded,
             failed,
@@ -128,63 +173,30 @@ impl Report {
             latency_ms: Quantiles::of(&account.latency),
             service_ms: Quantiles::of(&account.service),
             failed_latency_ms: Quantiles::of(&account.failed_latency),
+            p99_of_few: succeeded < ENOUGH_FOR_P99,
+            admitted,
+            deadline_share: if admitted > 0 { status("504") as f64 / admitted as f64 } else { 0.0 },
             errors: account.errors.clone(),
             retry_after: account.retry_after,
             variants: account.variants.clone(),
             connections: account.connections,
             started_late: account.started_late,
             bytes_received: account.bytes,
+            batches: beside.batches,
+            resources: beside.resources,
+            classes: Vec::new(),
         }
     }
+}
 
-    /// For people.
-    pub fn text(&self) -> String {
-        let mut out = String::new();
-        // Writing to a string cannot fail.
-        let mut line = |text: String| out.extend([text.as_str(), "\n"]);
-        let loop_ = self.rate.map_or_else(|| "closed loop".to_owned(), |rate| format!("open loop at {rate} requests/s"));
-        line(format!("{}: {loop_}, {} clients, {} words a text, {} texts a request", self.url, self.clients, self.words, self.batch));
-        if self.warmup_requests > 0 {
-            line(format!("warm-up    {} requests, {} failed (in no other figure)", self.warmup_requests, self.warmup_failed));
-        }
-        let early = if self.interrupted { ", interrupted" } else { "" };
-        line(format!(
-            "requests   {} in {:.1} s{early}: {} succeeded, {} failed",
-            self.requests, self.elapsed_seconds, self.succeeded, self.failed
-        ));
-        line(format!("throughput {:.1} requests/s, {:.1} texts/s", self.requests_per_second, self.texts_per_second));
-        let since = if self.rate.is_some() { "since due" } else { "since sent" };
-        let rows = [
-            ("latency", since, self.latency_ms),
-            ("service", "since sent", self.service_ms.filter(|_| self.rate.is_some())),
-            ("failures", since, self.failed_latency_ms),
-        ];
-        for (name, since, quantiles) in rows {
-            let Some(q) = quantiles else { continue };
-            line(format!(
-                "{name:<10} p50 {:.2}  p90 {:.2}  p95 {:.2}  p99 {:.2}  p99.9 {:.2}  max {:.2} ms {since}",
-                q.p50, q.p90, q.p95, q.p99, q.p99_9, q.max
-            ));
-        }
-        for (what, counts) in [("errors", &self.errors), ("variants", &self.variants)].into_iter().filter(|(_, it)| !it.is_empty()) {
-            let counts: Vec<_> = counts.iter().map(|(key, n)| format!("{key}: {n}")).collect();
-            line(format!("{what:<10} {}", counts.join(", ")));
-        }
-        if self.retry_after.answers > 0 {
-            line(format!("retry-after in {} answers, at most {} s", self.retry_after.answers, self.retry_after.max_seconds));
-        }
-        if self.started_late > 0 {
-            line(format!(
-                "{} requests were due before a client was free: the wait is in their latency; if the server is not the limit, add --clients",
-                self.started_late
-            ));
-        }
-        out
-    }
+/// Writes any report as JSON.
+pub fn write_json(report: &impl Serialize, file: &Path) -> anyhow::Result<()> {
+    let json = serde_json::to_string_pretty(report)? + "\n";
+    std::fs::write(file, json).with_context(|| format!("--json {}: the report cannot be written there", file.display()))
+}
 
-    /// Writes it as JSON.
-    pub fn write_json(&self, file: &Path) -> anyhow::Result<()> {
-        let json = serde_json::to_string_pretty(self)? + "\n";
-        std::fs::write(file, json).with_context(|| format!("--json {}: the report cannot be written there", file.display()))
-    }
+/// What all have in common.
+fn same<T, U: PartialEq>(all: &[T], of: impl Fn(&T) -> U) -> Option<U> {
+    let first = of(all.first()?);
+    all.iter().all(|it| of(it) == first).then_some(first)
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::plan::{BadPlan, Plan};
+use crate::random::Random;
 
 /// Common words, nearly all of them one token for an English vocabulary: `n` words are about `n + 2` tokens.
 const WORDS: &str = "the of and to in is was for on are with as at be this have from or had by word but what some we can out other were \
@@ -127,30 +128,6 @@ impl Texts {
     fn text(&self, random: &mut Random) -> String {
         let words: Vec<_> = (0..self.mix.draw(random)).map(|_| self.words[random.below(self.words.len() as u64) as usize]).collect();
         words.join(" ")
-    }
-}
-
-/// `SplitMix64` (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014): the same numbers in every version of this program.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64, index: u64) -> Self {
-        let mut stream = Self(seed);
-        let start = stream.next() ^ index;
-        Self(start)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 }
 

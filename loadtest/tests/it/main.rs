@@ -5,7 +5,7 @@ mod server;
 use std::process::Output;
 use std::time::Duration;
 
-use akidb_loadtest::plan::{Plan, RunArgs};
+use akidb_loadtest::plan::{Run, RunArgs};
 use akidb_loadtest::report::Report;
 use akidb_loadtest::run;
 use clap::Parser;
@@ -18,7 +18,7 @@ struct Line {
     args: RunArgs,
 }
 
-fn plan(url: &str, options: &str) -> Plan {
+fn plan(url: &str, options: &str) -> Run {
     let line = format!("run --url {url} {options}");
     Line::try_parse_from(line.split_whitespace()).unwrap().args.try_into().unwrap()
 }
