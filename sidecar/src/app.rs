@@ -106,7 +106,8 @@ pub fn log(logs: &Logs) -> anyhow::Result<()> {
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr);
     let started = match logs.format {
         LogFormat::Text => lines.try_init(),
-        LogFormat::Json => lines.json().try_init(),
+        // Flat, so that `grep "embed_request" | jq -r '.text'` works.
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };
     started.map_err(|e| anyhow::anyhow!("logging cannot be started: {e}"))
 }

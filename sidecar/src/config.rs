@@ -134,6 +134,19 @@ pub struct Logs {
     pub format: LogFormat,
     /// `level`, `AKIDB_LOG`: a filter such as `info` (default) or `info,akidb_sidecar=debug`.
     pub level: String,
+    /// The opt-in `embed_request` event.
+    pub texts: TextSample,
+}
+
+/// `[logs] embed_request_*`: which texts are logged.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TextSample {
+    /// `embed_request_sample`, `AKIDB_EMBED_REQUEST_SAMPLE`: part of the texts, 0 (default: none) to 1.
+    pub share: f64,
+    /// `embed_request_max_bytes`, `AKIDB_EMBED_REQUEST_MAX_BYTES`: a longer text is cut; default 2,048.
+    pub max_bytes: usize,
+    /// `embed_request_per_second`, `AKIDB_EMBED_REQUEST_PER_SECOND`: most lines a second; default 10.
+    pub per_second: u32,
 }
 
 /// `[embedding.batching]`: how batches are cut, and the bounds of the queue.
@@ -246,6 +259,15 @@ impl Source<'_> {
         let value = self.get(section, key, variable).unwrap_or(default);
         if !bounds.contains(&value) {
             self.errors.add(format!("`{}` (`{variable}`): {value} is not in {}..={}", section.path_of(key), bounds.start(), bounds.end()));
+        }
+        value
+    }
+
+    /// A part of the whole, 0 (default) to 1.
+    fn share(&mut self, section: &mut Section, (key, variable): (&'static str, &str)) -> f64 {
+        let value = self.get(section, key, variable).unwrap_or(0.0);
+        if !(0.0..=1.0).contains(&value) {
+            self.errors.add(format!("`{}` (`{variable}`): {value} is not in 0..=1", section.path_of(key)));
         }
         value
     }
@@ -364,6 +386,11 @@ fn logs(root: &mut Section, source: &mut Source<'_>) -> Logs {
     let logs = Logs {
         format: source.get(&mut it, "format", "AKIDB_LOG_FORMAT").unwrap_or_default(),
         level: source.text(&mut it, "level", "AKIDB_LOG", || "info".into()),
+        texts: TextSample {
+            share: source.share(&mut it, ("embed_request_sample", "AKIDB_EMBED_REQUEST_SAMPLE")),
+            max_bytes: source.number(&mut it, ("embed_request_max_bytes", "AKIDB_EMBED_REQUEST_MAX_BYTES"), 2_048, 16..=65_536) as usize,
+            per_second: source.number(&mut it, ("embed_request_per_second", "AKIDB_EMBED_REQUEST_PER_SECOND"), 10, 1..=10_000) as u32,
+        },
     };
     it.finish(source.errors);
     logs

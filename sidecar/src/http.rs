@@ -6,21 +6,28 @@
 //! Rooms, in reading order:
 //! - [`server`]: sockets, connections, drain
 //! - [`routes`]: which handler answers what, and the OpenAPI document
-//! - `embed`, `models`, `ops`: the handlers
-//! - `pipeline`: one request's way through router, tokenizer and batcher
+//! - `embed`, `models`, `ops`: the handlers of our own routes
+//! - `openai`, `tei`: the same answers in other servers' shapes
+//! - `pipeline`: one request's way through router, tokenizer and batcher; `question` is what enters it
 //! - `record`: one observation a request, whatever becomes of it
-//! - `body`, `caller`, `vectors`, `error`: what comes in and how it goes out
+//! - [`text_log`]: the opt-in `embed_request` event
+//! - `body`, `caller`, `vectors`, `headers`, `error`: what comes in and how it goes out
 
 mod body;
 mod caller;
 mod embed;
 mod error;
+mod headers;
 mod models;
+mod openai;
 mod ops;
 mod pipeline;
+mod question;
 mod record;
 pub mod routes;
 pub mod server;
+mod tei;
+pub mod text_log;
 mod vectors;
 
 use std::sync::Arc;
@@ -35,6 +42,7 @@ use crate::telemetry::Telemetry;
 
 pub use routes::{api_router, document, ops_router};
 pub use server::{Listener, serve};
+pub use text_log::TextLog;
 
 /// What handlers need; cheap to clone.
 #[derive(Debug, Clone)]
@@ -53,6 +61,8 @@ pub struct AppState {
     pub limits: Limits,
     /// Whether this sidecar wants traffic.
     pub readiness: Readiness,
+    /// Where texts go if that was asked for.
+    pub text_log: TextLog,
 }
 
 /// Bounds of a request.

@@ -91,6 +91,19 @@ pub fn route(serving: &Serving, ask: &Ask<'_>) -> Result<Route, RouteError> {
     }
 }
 
+/// The model and variant that a name stands for, loaded or not.
+pub fn find_named<'a>(serving: &'a Serving, asked: &ModelRef) -> Result<(&'a Model, VariantRef), RouteError> {
+    let (_, model) = find_model(serving, Some(asked))?;
+    let variant = asked.selector.as_deref().map_or_else(|| Ok(model.default.clone()), |it| select(model, it))?;
+    Ok((model, variant))
+}
+
+/// What a request that names no model gets, outside an experiment.
+pub fn default_loaded(serving: &Serving) -> Result<&Arc<Loaded>, RouteError> {
+    let (_, model) = find_model(serving, None)?;
+    loaded(model, &model.default).ok_or_else(|| not_ready(model, model.default.clone()))
+}
+
 /// The alias that a name without `@` stands for.
 const DEFAULT_ALIAS: &str = "default";
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use akidb_domain::snapshot::{SnapshotVersion, TrafficSplit, VariantRef};
-use akidb_domain::vocabulary::{ExecutionProvider, Precision};
+use akidb_domain::vocabulary::{ExecutionProvider, Pooling, Precision};
 use arc_swap::ArcSwap;
 
 use crate::batcher::EngineId;
@@ -121,6 +121,8 @@ pub struct Loaded {
     pub dimension: u32,
     /// Tokens kept of a text.
     pub max_tokens: u32,
+    /// How token vectors become one.
+    pub pooling: Pooling,
     /// Whether the graph's output has norm 1.
     pub normalized: bool,
     /// Only vectors with the same id may be compared.

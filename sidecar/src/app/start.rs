@@ -19,7 +19,7 @@ use crate::config::{Batching, Config};
 use crate::control::{self, Control};
 use crate::engine::EngineError;
 use crate::engine::onnx::Runtime;
-use crate::http::{AppState, Limits, Listener, Readiness};
+use crate::http::{AppState, Limits, Listener, Readiness, TextLog};
 use crate::metrics::{Metrics, MetricsError};
 use crate::models::bundles::Bundles;
 use crate::models::entries::{self, DefaultRefused};
@@ -138,6 +138,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         clock,
         limits: Limits::default(),
         readiness: Readiness::default(),
+        text_log: TextLog::new(config.logs.texts),
     };
     Ok(App { state, address, ops_address, models, config, recorder, spool, artifacts, listeners, ops, control, tasks, stop })
 }

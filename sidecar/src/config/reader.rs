@@ -176,6 +176,21 @@ impl Setting for u64 {
     }
 }
 
+impl Setting for f64 {
+    const EXPECTED: &'static str = "a number";
+    fn from_file(value: &Value) -> Option<Self> {
+        match value {
+            Value::Num(_, number) => {
+                number.to_f64().or_else(|| number.to_u128().map(|it| it as Self)).or_else(|| number.to_i128().map(|it| it as Self))
+            }
+            _ => None,
+        }
+    }
+    fn from_text(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+}
+
 /// Words and addresses are strings that parse.
 macro_rules! parsed {
     ($($type:ty = $expected:literal),+ $(,)?) => {$(

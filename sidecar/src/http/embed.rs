@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use akidb_domain::vocabulary::Purpose;
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -14,7 +13,9 @@ use super::AppState;
 use super::body::JsonBody;
 use super::caller::Caller;
 use super::error::{ApiError, ErrorBody};
-use super::pipeline::{self, Answer, Question};
+use super::headers;
+use super::pipeline::{self, Answer};
+use super::question::{Input, Question};
 use super::vectors::{EncodingFormat, Vector};
 
 /// Longest `timeout_ms`.
@@ -123,7 +124,7 @@ fn question(body: EmbedRequest, caller: &Caller, state: &AppState) -> Result<Que
     }
     Ok(Question {
         model: body.model,
-        texts,
+        input: Input::Texts(texts),
         normalize: body.normalize,
         dimensions: body.dimensions,
         truncate: body.truncate,
@@ -135,7 +136,7 @@ fn question(body: EmbedRequest, caller: &Caller, state: &AppState) -> Result<Que
 }
 
 fn respond(answer: Answer, single: bool, format: EncodingFormat) -> Response {
-    let timing = timing(&answer);
+    let headers = headers::of(&answer);
     let loaded = answer.loaded;
     let dimension = answer.vectors.first().map_or(0, Vec::len);
     let mut vectors = answer.vectors.into_iter().map(|it| Vector::new(it, format));
@@ -151,18 +152,5 @@ fn respond(answer: Answer, single: bool, format: EncodingFormat) -> Response {
         usage: Usage { tokens: answer.tokens, truncated: answer.truncated },
         cost: answer.cost,
     };
-    let mut response = Json(body).into_response();
-    let headers = [("server-timing", timing), ("x-akidb-variant", loaded.variant.clone())];
-    for (name, value) in headers {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
-        }
-    }
-    response
-}
-
-/// `server-timing`, in ms.
-fn timing(answer: &Answer) -> String {
-    let ms = |it: Duration| it.as_secs_f64() * 1e3;
-    format!("tokenize;dur={:.3}, queue;dur={:.3}, infer;dur={:.3}", ms(answer.tokenize), ms(answer.queue), ms(answer.engine))
+    (headers, Json(body)).into_response()
 }

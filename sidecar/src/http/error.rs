@@ -1,4 +1,5 @@
-//! Every error an API client can meet, with its status, code and body.
+//! Every error an API client can meet, with its status, code and body on our own routes; [`super::openai`] and [`super::tei`] have shapes of
+//! their own for the same errors.
 //!
 //! Enters: errors of the stages. Leaves: responses. Never: a cause of a 5xx in a body; it is logged here, once.
 
@@ -24,6 +25,9 @@ pub(super) enum ApiError {
     Malformed(String),
     #[error("{0}")]
     Invalid(String),
+    /// No text, or one without tokens; TEI has a word of its own for it.
+    #[error("{0}")]
+    Empty(String),
     #[error("there is no `{path}` here; GET /api/openapi.json lists what there is")]
     NotFound { path: String },
     #[error("{method} is not allowed here")]
@@ -44,6 +48,8 @@ pub(super) enum ApiError {
     Deadline,
     #[error("the engine failed; the sidecar's log says why")]
     EngineFailed,
+    #[error("the tokenizer failed; the sidecar's log says why")]
+    TokenizerFailed { cause: String },
     #[error("an error inside the sidecar; its log says why")]
     Internal { cause: String },
 }
@@ -71,7 +77,7 @@ impl ApiError {
     pub(super) fn code(&self) -> &'static str {
         match self {
             Self::Malformed(_) => "malformed",
-            Self::Invalid(_) => "invalid",
+            Self::Invalid(_) | Self::Empty(_) => "invalid",
             Self::NotFound { .. } => "not_found",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::UnsupportedMediaType { .. } => "unsupported_media_type",
@@ -82,14 +88,14 @@ impl ApiError {
             Self::QueueFull { .. } => "queue_full",
             Self::Deadline => "deadline",
             Self::EngineFailed => "engine_failed",
-            Self::Internal { .. } => "internal",
+            Self::TokenizerFailed { .. } | Self::Internal { .. } => "internal",
         }
     }
 
-    fn status(&self) -> StatusCode {
+    pub(super) fn status(&self) -> StatusCode {
         match self {
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Invalid(_) | Self::Empty(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NotFound { .. } | Self::UnknownModel(_) | Self::UnknownVariant(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnsupportedMediaType { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -97,7 +103,7 @@ impl ApiError {
             Self::NotReady(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::QueueFull { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Deadline => StatusCode::GATEWAY_TIMEOUT,
-            Self::EngineFailed | Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::EngineFailed | Self::TokenizerFailed { .. } | Self::Internal { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -109,8 +115,21 @@ impl ApiError {
         }
     }
 
+    /// The response of a dialect, with what all dialects share: the cause in the log, and when to come back.
+    pub(super) fn answer(&self, status: StatusCode, body: impl Serialize) -> Response {
+        if let Self::TokenizerFailed { cause } | Self::Internal { cause } = self {
+            tracing::error!(cause, "a request failed");
+        }
+        let mut response = (status, Json(body)).into_response();
+        if let Some(wait) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds(wait)));
+        }
+        response
+    }
+
     fn retryable(&self) -> bool {
-        matches!(self, Self::QueueFull { .. } | Self::NotReady(_) | Self::Deadline | Self::EngineFailed | Self::Internal { .. })
+        use ApiError::{Deadline, EngineFailed, Internal, NotReady, QueueFull, TokenizerFailed};
+        matches!(self, QueueFull { .. } | NotReady(_) | Deadline | EngineFailed | TokenizerFailed { .. } | Internal { .. })
     }
 }
 
@@ -121,15 +140,8 @@ fn seconds(wait: Duration) -> u64 {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        if let Self::Internal { cause } = &self {
-            tracing::error!(cause, "a request failed");
-        }
         let error = ErrorDetail { code: self.code(), message: self.to_string(), retryable: self.retryable() };
-        let mut response = (self.status(), Json(ErrorBody { error })).into_response();
-        if let Some(wait) = self.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds(wait)));
-        }
-        response
+        self.answer(self.status(), ErrorBody { error })
     }
 }
 
@@ -148,7 +160,7 @@ impl From<TokenizeError> for ApiError {
     fn from(error: TokenizeError) -> Self {
         match error {
             TokenizeError::TooLong { .. } => Self::Invalid(error.to_string()),
-            TokenizeError::Failed(cause) => Self::Internal { cause: format!("the tokenizer failed: {cause}") },
+            TokenizeError::Failed(cause) => Self::TokenizerFailed { cause },
         }
     }
 }

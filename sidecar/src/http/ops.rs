@@ -37,7 +37,8 @@ pub(super) async fn readyz(State(state): State<AppState>) -> (StatusCode, Json<H
     }
 }
 
-fn readiness(state: &AppState) -> Result<(), String> {
+/// Why this sidecar wants no traffic.
+pub(super) fn readiness(state: &AppState) -> Result<(), String> {
     if state.readiness.draining() {
         return Err("this sidecar is shutting down".into());
     }

@@ -6,32 +6,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use akidb_domain::cost::{dollars, spend_until};
-use akidb_domain::vocabulary::{ModelRef, Purpose};
+use akidb_domain::vocabulary::ModelRef;
 
 use super::AppState;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::question::Question;
 use super::record::Record;
 use super::vectors;
 use crate::batcher::{BatchError, Embedded, Work};
 use crate::router::{self, Ask, Route};
 use crate::serving::Loaded;
 use crate::tokenizer::Encoded;
-
-/// What a client wants embedded, and how.
-#[derive(Debug)]
-pub(super) struct Question {
-    /// As the client wrote it.
-    pub(super) model: Option<String>,
-    pub(super) texts: Vec<String>,
-    pub(super) normalize: bool,
-    pub(super) dimensions: Option<usize>,
-    pub(super) truncate: bool,
-    pub(super) prompt: Option<String>,
-    pub(super) purpose: Purpose,
-    pub(super) timeout: Duration,
-    pub(super) arrived: Instant,
-}
 
 /// What it gets.
 #[derive(Debug)]
@@ -66,7 +52,7 @@ pub(super) async fn embed(state: &AppState, question: Question, caller: Caller) 
     let route = choose()?;
     let (telemetry, metrics, consumer) = (state.telemetry.clone(), state.metrics.clone(), caller.consumer.clone());
     let mut record = Record::open(telemetry, metrics, route.lane.clone(), consumer, question.arrived);
-    record.texts = question.texts.len() as u64;
+    record.texts = question.input.len() as u64;
     let mut result = attempt(state, &question, &caller, route, &mut record).await;
     if matches!(result, Err(Stop::Gone)) {
         // The table has its successor by now.
@@ -83,6 +69,9 @@ pub(super) async fn embed(state: &AppState, question: Question, caller: Caller) 
         Stop::Error(error) => error,
     });
     record.close(&result);
+    if let Ok(answer) = &result {
+        state.text_log.offer(&answer.loaded.model, &question.input);
+    }
     result
 }
 
@@ -99,15 +88,11 @@ fn choose(state: &AppState, question: &Question, caller: &Caller) -> Result<Rout
 
 async fn attempt(state: &AppState, question: &Question, caller: &Caller, route: Route, record: &mut Record) -> Result<Answer, Stop> {
     let Route { loaded, lane } = route;
-    let texts = prepare(question, &loaded, state.limits.texts)?;
     let deadline = question.arrived + question.timeout;
     let started = Instant::now();
-    let encoding = loaded.tokenizer.encode(texts, question.truncate);
+    let encoding = question.encode(&loaded, state.limits.texts);
     let encoded = tokio::time::timeout_at(deadline.into(), encoding).await.map_err(|_| ApiError::Deadline)??;
     let tokenize = started.elapsed();
-    if let Some(empty) = encoded.iter().position(|it| it.ids.is_empty()) {
-        return Err(ApiError::Invalid(format!("text {empty} has no tokens")).into());
-    }
     record.tokens = encoded.iter().map(|it| it.ids.len() as u64).sum();
     record.truncated = encoded.iter().filter(|it| it.truncated).count() as u64;
     let work = Work { lane, engine: loaded.engine, texts: ids(encoded), deadline, app: caller.consumer.app.clone() };
@@ -132,32 +117,4 @@ fn ids(encoded: Vec<Encoded>) -> Vec<Vec<u32>> {
 fn cost(state: &AppState, done: &Embedded) -> Option<String> {
     let rate = state.telemetry.price()?;
     Some(dollars(spend_until(rate.picodollars_per_hour, rate.share_ppm, done.engine_share_ns)))
-}
-
-/// Checks a question against its model, and puts the prompt before its texts.
-fn prepare(question: &Question, loaded: &Loaded, most: usize) -> Result<Vec<String>, ApiError> {
-    let invalid = |message: String| Err(ApiError::Invalid(message));
-    let count = question.texts.len();
-    if count == 0 || count > most {
-        return invalid(format!("{count} texts; a request has 1 to {most}"));
-    }
-    if let Some(empty) = question.texts.iter().position(String::is_empty) {
-        return invalid(format!("text {empty} is empty"));
-    }
-    if let Some(bad) = question.dimensions.filter(|it| *it == 0 || *it > loaded.dimension as usize) {
-        return invalid(format!("`dimensions` is {bad}; `{}` has 1 to {}", loaded.model, loaded.dimension));
-    }
-    if !question.normalize && loaded.normalized {
-        return invalid(format!(
-            "`normalize: false`: the graph of `{}` normalises, its vectors before that are not available",
-            loaded.model
-        ));
-    }
-    let Some(name) = &question.prompt else { return Ok(question.texts.clone()) };
-    let Some(prompt) = loaded.prompts.get(name) else {
-        let known: Vec<&str> = loaded.prompts.keys().map(String::as_str).collect();
-        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        return invalid(format!("`{}` has no prompt `{}`; there are: {known}", loaded.model, name.chars().take(100).collect::<String>()));
-    };
-    Ok(question.texts.iter().map(|it| format!("{prompt}{it}")).collect())
 }

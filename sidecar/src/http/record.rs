@@ -58,6 +58,18 @@ impl Drop for Record {
         if let Some(code) = error {
             metrics.error(code);
         }
+        let (model, variant, texts, tokens) = (&self.lane.model, &self.lane.variant, self.texts, self.tokens);
+        let ms = |it: Duration| it.as_secs_f64() * 1e3;
+        tracing::debug!(
+            model,
+            variant,
+            texts,
+            tokens,
+            latency_ms = ms(latency),
+            queue_ms = ms(self.queue),
+            error,
+            "a request was answered"
+        );
         self.telemetry.observe(Observation::Request(RequestDone {
             lane: self.lane.clone(),
             consumer: std::mem::take(&mut self.consumer),

@@ -121,6 +121,7 @@ impl Inputs<'_> {
             fallback,
             dimension: card.dimension,
             max_tokens: card.max_tokens,
+            pooling: card.pooling,
             normalized: card.normalized,
             embedding_space: card.embedding_space.clone(),
             prompts: card.prompts.clone(),

@@ -4,6 +4,9 @@ pub(crate) mod rig;
 
 mod errors;
 mod load;
+mod logs;
+mod openai;
+mod tei;
 mod vectors;
 
 use std::sync::OnceLock;

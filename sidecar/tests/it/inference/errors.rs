@@ -108,12 +108,15 @@ fn the_document_is_the_server() {
     let rig = shared();
     let document = get(&rig.url("/api/openapi.json")).body;
     let paths = document["paths"].as_object().expect("paths");
-    let expected = ["/api/openapi.json", "/api/v1/cost-per-request", "/api/v1/embed", "/api/v1/models", "/healthz", "/metrics", "/readyz"];
-    assert_eq!(paths.keys().map(String::as_str).collect::<Vec<_>>(), expected);
+    let expected = "/ /api/openapi.json /api/v1/cost-per-request /api/v1/embed /api/v1/models /embed /health /healthz /info /metrics /readyz \
+        /v1/embeddings /v1/models /v1/models/{id}";
+    assert_eq!(paths.keys().map(String::as_str).collect::<Vec<_>>(), expected.split_whitespace().collect::<Vec<_>>());
+    let body = json!({ "text": "hello", "inputs": "hello", "input": "hello", "model": "all-MiniLM-L6-v2" });
     for (path, methods) in paths {
         for method in methods.as_object().expect("methods").keys() {
-            let got = if method == "get" { get(&rig.url(path)) } else { post(&rig.url(path), &json!({ "text": "hello" })) };
-            assert_eq!(got.status, 200, "{method} {path}");
+            let url = rig.url(&path.replace("{id}", "all-MiniLM-L6-v2"));
+            let got = if method == "get" { get(&url) } else { post(&url, &body) };
+            assert_eq!(got.status, 200, "{method} {path}: {}", got.body);
             assert!(methods[method]["responses"].get("200").is_some(), "{method} {path}");
         }
     }

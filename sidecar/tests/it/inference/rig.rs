@@ -64,7 +64,8 @@ impl Rig {
         let pool = TokenizerPool::start(1).expect("threads");
         let file = akidb_testkit::bundle().join("tokenizer.json");
         let tokenizer = Tokenizer::load(&file, manifest.model.max_tokens, &pool).expect("a tokenizer");
-        let state = AppState { serving: Table::default(), batcher, telemetry, metrics, clock, limits, readiness: Readiness::default() };
+        let (readiness, text_log) = (Readiness::default(), http::TextLog::default());
+        let state = AppState { serving: Table::default(), batcher, telemetry, metrics, clock, limits, readiness, text_log };
         let folder = tempfile::tempdir().expect("a folder");
         let (stop, socket) = (CancellationToken::new(), folder.path().join("api.sock"));
         let address = runtime.block_on(listen(&state, &stop, &socket));
@@ -91,6 +92,7 @@ impl Rig {
             fallback: false,
             dimension: card.dimension,
             max_tokens: card.max_tokens,
+            pooling: card.pooling,
             normalized: card.normalized,
             embedding_space: card.embedding_space.clone(),
             prompts: BTreeMap::from([("query".to_owned(), "query: ".to_owned())]),
