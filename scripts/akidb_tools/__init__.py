@@ -1,9 +1,13 @@
-"""Model tools: a checkpoint enters, a bundle (docs/BUNDLE.md) leaves.
+"""Model tools: a checkpoint enters, a bundle (docs/BUNDLE.md) leaves; a bundle enters, a quantized one leaves.
 
 Reading order: `source` (which folder), `checkpoint`, `architecture` and
 `weights` (what is in it), `tokenizer`, `bert_graph` or
 `optimum` (the ONNX file, both ending in `pooling`), `forward` (the same vectors without ONNX), `parity` (do they
 agree), `bundle` (files, digests, manifest), `export` (all of it in order).
+
+Texts: `corpus_sources` and `request_logs`, `corpus`, `text_sets`, `odd_texts`. A quantized bundle: `bundle_reader`,
+`linear_layers`, `activations`, `static_ranges` and `channel_moves`, `int8_graph` or `fp8_graph`, `recipes`,
+`quantize_plan`, `quality` and `runtime`, `validate`, `quantize` (all of it in order).
 """
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import compare_speed
 import quantize_model
 import validate_quantization
 from akidb_tools import (
@@ -195,6 +196,13 @@ def test_seeded_parent_is_marked_and_not_measured(tiny_bundle, sentences, tmp_pa
     assert evaluation == {"kind": "not_applicable", "passed": False, "reason": "seeded"}
     report = json.loads((tmp_path / "out.report.json").read_text("utf-8"))
     assert all(layer["cosine_loss"] is None for layer in report["layers"])
+
+
+def test_speeds_are_compared_in_turns(quantized, tiny_bundle, tmp_path, cli):
+    assert quantized("--recipe", "int8-rows-plain").code == 0
+    done = cli(compare_speed, tiny_bundle, tmp_path / "out", "--runs", 2)
+    assert done.code == 0 and "| tiny@int8-rows-plain |" in done.out and done.out.count("| 1.00 |") >= 3
+    assert cli(compare_speed, tmp_path / "nowhere").code == 2
 
 
 def test_quality_figures():
