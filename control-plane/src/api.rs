@@ -3,7 +3,7 @@
 //! Enters: HTTP. Leaves: JSON. Never: SQL, a rule; handlers extract, call once, answer. The router and the `OpenAPI` document are one thing, so
 //! they cannot differ.
 //!
-//! Rooms: [`error`] every failure's status, [`extract`] what handlers take, [`page`] lists; then one file an aggregate.
+//! Rooms: [`error`] every failure's status, [`extract`] what handlers take, [`page`] lists, [`server`] connections; then one file an aggregate.
 
 pub(crate) mod aliases;
 pub(crate) mod artifacts;
@@ -18,6 +18,7 @@ pub(crate) mod models;
 pub(crate) mod ops;
 pub(crate) mod page;
 pub(crate) mod prices;
+pub(crate) mod server;
 pub(crate) mod tokens;
 pub(crate) mod variants;
 pub(crate) mod versions;

@@ -4,18 +4,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use akidb_proto::MAX_MESSAGE_BYTES;
-use akidb_proto::v1::fleet_server::FleetServer;
 use akidb_store::Store;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::Server;
 
 use crate::access::Access;
 use crate::api::{self, ApiState};
@@ -25,16 +20,13 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::db::{Db, imports, meta};
-use crate::grpc::FleetService;
 use crate::grpc::connections::Connections;
+use crate::grpc::{self, FleetService};
 use crate::import::Importer;
 use crate::metrics::Metrics;
 use crate::publisher::{Notifier, Published, Publisher};
 use crate::retention::Retention;
 use crate::token;
-
-/// How often a silent peer is asked whether it is there.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// A control plane that is ready to run.
 pub struct App {
@@ -127,15 +119,12 @@ impl App {
 }
 
 async fn serve(rest: TcpListener, grpc: TcpListener, api: ApiState, fleet: FleetService, stop: CancellationToken) -> anyhow::Result<()> {
-    let service = FleetServer::new(fleet).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
-    let grpc = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned());
-    let rest = axum::serve(rest, api::router(api)).with_graceful_shutdown(stop.cancelled_owned());
-    let grpc = async { grpc.await.context("the gRPC server failed") };
-    let rest = async { rest.await.context("the REST server failed") };
+    let rest = api::server::serve(rest, api::router(api), api::server::PATIENCE, stop.clone());
+    let grpc = async { grpc::serve(grpc, fleet, stop.clone()).await.context("the gRPC server failed") };
+    let rest = async {
+        rest.await;
+        Ok(())
+    };
     tokio::try_join!(grpc, rest)?;
     Ok(())
 }

@@ -98,10 +98,10 @@ async fn check(copy: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Folds the replaced database's log into its file; answers its epoch, when it can be read.
-async fn fold(database: &Path) -> u64 {
+/// Folds the replaced database's log into its file; answers its epoch, when there is one that can be read.
+async fn fold(database: &Path) -> Option<u64> {
     if !database.exists() {
-        return 0;
+        return None;
     }
     let epoch = async {
         let mut conn = db::connect(database).await?;
@@ -109,17 +109,16 @@ async fn fold(database: &Path) -> u64 {
         db::disconnect(conn).await?;
         Ok::<_, db::Error>(epoch)
     };
-    epoch.await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the database to be replaced cannot be read");
-        0
-    })
+    epoch.await.inspect_err(|error| tracing::warn!(%error, "the database to be replaced cannot be read")).ok()
 }
 
-/// Later than everything any sidecar may have seen.
-async fn renew(copy: &Path, replaced: u64, at: i64, from: &ObjectUri) -> anyhow::Result<u64> {
+/// Later than everything any sidecar may have seen. Where no database was replaced, nobody here knows how often this backup was restored
+/// already; Unix seconds are later than all of those.
+async fn renew(copy: &Path, replaced: Option<u64>, at: i64, from: &ObjectUri) -> anyhow::Result<u64> {
     let db = Db::open(copy).await?;
     let mut change = Change::begin(&db, &Notifier::new(), Actor::cli(), at).await?;
-    let epoch = meta::version(change.conn()).await?.epoch.max(replaced) + 1;
+    let seen = meta::version(change.conn()).await?.epoch;
+    let epoch = replaced.map_or_else(|| seen.max((at / 1_000) as u64), |replaced| seen.max(replaced)) + 1;
     meta::set_epoch(change.conn(), epoch).await?;
     change.audit("database.restore", "database", json!({"from": from.to_string(), "epoch": epoch})).await?;
     change.commit().await?;

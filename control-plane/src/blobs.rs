@@ -18,7 +18,7 @@ pub(crate) enum BlobError {
     Mismatch { name: String, expected: String, got: String },
     #[error("{name} has {got} bytes, but {expected} were expected")]
     Size { name: String, expected: u64, got: u64 },
-    #[error("{name} has more than {most} bytes")]
+    #[error("{name} has more than {most} bytes: `max_blob_bytes` of the control plane allows no more")]
     TooLarge { name: String, most: u64 },
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -57,8 +57,11 @@ impl Blobs {
         }
     }
 
-    /// A file on its way in.
-    pub(crate) fn receive(&self, name: &str) -> Result<Incoming, BlobError> {
+    /// A file on its way in, of `announced` bytes where that is known.
+    pub(crate) fn receive(&self, name: &str, announced: Option<u64>) -> Result<Incoming, BlobError> {
+        if announced.is_some_and(|it| it > self.most) {
+            return Err(BlobError::TooLarge { name: name.to_owned(), most: self.most });
+        }
         let disk = |error| BlobError::Disk { path: self.incoming.as_ref().clone(), error };
         let file = NamedTempFile::new_in(self.incoming.as_ref()).map_err(disk)?;
         let writer = tokio::fs::File::from_std(file.reopen().map_err(disk)?);

@@ -11,11 +11,14 @@ pub(crate) mod report;
 pub(crate) mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use akidb_proto::v1;
-use akidb_proto::v1::fleet_server::Fleet;
-use tokio_stream::wrappers::ReceiverStream;
+use akidb_proto::v1::fleet_server::{Fleet, FleetServer};
+use akidb_proto::{MAX_MESSAGE_BYTES, v1};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::connections::Connections;
@@ -24,6 +27,20 @@ use crate::clock::Clock;
 use crate::db::{self, Db};
 use crate::metrics::Metrics;
 use crate::publisher::Published;
+
+/// How often a silent peer is asked whether it is there.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+
+/// Serves sidecars until `stop`, then finishes what is in flight.
+pub(crate) async fn serve(listener: TcpListener, fleet: FleetService, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
+    let service = FleetServer::new(fleet).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES);
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned())
+        .await
+}
 
 /// What the service needs; cheap to clone.
 #[derive(Clone)]

@@ -189,13 +189,17 @@ impl Importer {
     }
 
     async fn fail(&self, id: &str, problem: &str) {
-        self.metrics.imports.with_label_values(&["failed"]).inc();
         let written = async {
             let mut change = self.change(Actor::system()).await?;
             let at = change.at;
-            imports::fail(change.conn(), id, problem, at).await?;
+            // A stop may come when the work is done and only its task is not.
+            if !imports::fail(change.conn(), id, problem, at).await? {
+                return Ok(());
+            }
             change.audit("import.fail", &format!("imports/{id}"), serde_json::json!({"error": problem})).await?;
-            change.commit().await
+            change.commit().await?;
+            self.metrics.imports.with_label_values(&["failed"]).inc();
+            Ok::<_, db::Error>(())
         };
         if let Err(error) = written.await {
             tracing::error!(import = id, %error, "a failed import could not be marked; the next start does it");

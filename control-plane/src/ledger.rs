@@ -7,85 +7,12 @@ pub(crate) mod book;
 pub(crate) mod check;
 
 use akidb_domain::cost::{Price, allocate, divide, spend};
-use akidb_domain::window::{LaneId, LaneUsage, Window};
+use akidb_domain::window::{LaneUsage, Window};
+
+use crate::db::hours::{DeviceEntry, Entries, LaneEntry, OverheadEntry, UsageEntry};
 
 /// Nanoseconds in an hour.
 pub(crate) const HOUR_NS: u64 = 3_600_000_000_000;
-
-/// Whose window it is.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Owner<'a> {
-    pub(crate) sidecar_id: &'a str,
-    pub(crate) namespace: &'a str,
-    pub(crate) app: &'a str,
-    /// Zero of the boot's clock, the anchor of its spend.
-    pub(crate) boot_ns: u64,
-}
-
-/// What a window adds, by table.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Entries {
-    pub(crate) hour: i64,
-    /// `None`: no price row covered any of it.
-    pub(crate) spend: Option<i64>,
-    pub(crate) device: DeviceEntry,
-    pub(crate) usages: Vec<UsageEntry>,
-    pub(crate) lanes: Vec<LaneEntry>,
-    pub(crate) overheads: Vec<OverheadEntry>,
-}
-
-/// For `device_hours`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct DeviceEntry {
-    pub(crate) elapsed_ns: i64,
-    pub(crate) busy_ns: i64,
-    pub(crate) overhead_ns: i64,
-    pub(crate) unpriced_ns: i64,
-    pub(crate) spend: i64,
-    pub(crate) direct: i64,
-    pub(crate) overhead: i64,
-    pub(crate) idle: i64,
-    pub(crate) first_ns: i64,
-    pub(crate) last_ns: i64,
-}
-
-/// For `usage_hours`: one consumer of one lane.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct UsageEntry {
-    pub(crate) lane: LaneId,
-    pub(crate) app: String,
-    pub(crate) tenant: String,
-    pub(crate) requests: i64,
-    pub(crate) unpriced_requests: i64,
-    pub(crate) tokens: i64,
-    pub(crate) engine_ns: i64,
-    pub(crate) direct: i64,
-}
-
-/// For `lane_hours`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct LaneEntry {
-    pub(crate) lane: LaneId,
-    pub(crate) requests: i64,
-    pub(crate) texts: i64,
-    pub(crate) errors: i64,
-    pub(crate) truncated: i64,
-    pub(crate) batches: i64,
-    pub(crate) tokens: i64,
-    pub(crate) padded_tokens: i64,
-    pub(crate) engine_ns: i64,
-}
-
-/// For `overhead_hours`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct OverheadEntry {
-    pub(crate) cause: String,
-    pub(crate) model: String,
-    pub(crate) variant: String,
-    pub(crate) experiment: String,
-    pub(crate) device_ns: i64,
-    pub(crate) picodollars: i64,
-}
 
 /// What a checked window adds under these prices.
 pub(crate) fn entries(window: &Window, boot_ns: u64, prices: &[Price]) -> Entries {

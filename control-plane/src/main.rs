@@ -2,6 +2,7 @@
 
 mod arguments;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use akidb_control_plane::app::App;
@@ -13,7 +14,17 @@ use clap::Parser;
 use crate::arguments::{Arguments, Command, TokenCommand};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    run().await.map_or_else(
+        |error| {
+            eprintln!("akidb-control-plane: {error:#}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+async fn run() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let config = Config::load(arguments.config.as_deref())?;
     logs::start(config.log_format);

@@ -19,6 +19,14 @@ pub enum StoreError {
         /// In the server's words.
         cause: String,
     },
+    /// S3 cannot be asked as anybody.
+    #[error(
+        "`{uri}`: no S3 credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or a role of this machine or pod"
+    )]
+    NoCredentials {
+        /// Which object.
+        uri: String,
+    },
     /// No room on the disk.
     #[error("`{uri}`: no space left on the disk")]
     NoSpace {

@@ -2,7 +2,8 @@
 
 use std::io::SeekFrom;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use tokio::fs::{self, File};
@@ -31,14 +32,17 @@ pub(crate) async fn read_range(uri: &ObjectUri, path: &Path, range: Range<u64>) 
 }
 
 pub(crate) async fn put_file(from: &Path, uri: &ObjectUri, to: &Path) -> Result<(), StoreError> {
-    let partial = to.with_extension("partial");
+    let partial = partial(to);
     let write = async {
         if let Some(folder) = to.parent() {
             fs::create_dir_all(folder).await?;
         }
         fs::copy(from, &partial).await?;
         File::open(&partial).await?.sync_all().await?;
-        fs::rename(&partial, to).await
+        fs::rename(&partial, to).await?;
+        // The name must outlive a power cut as the content does: a catalog may rely on it from here on.
+        let folder = to.parent().unwrap_or(Path::new("/"));
+        File::open(folder).await?.sync_all().await
     };
     let written = write.await;
     if written.is_err() {
@@ -46,4 +50,12 @@ pub(crate) async fn put_file(from: &Path, uri: &ObjectUri, to: &Path) -> Result<
         drop(fs::remove_file(&partial).await);
     }
     written.map_err(|e| StoreError::io(uri, &e))
+}
+
+/// A name of its own for every write: two writers of one object must not share a half-written file.
+fn partial(to: &Path) -> PathBuf {
+    static WRITES: AtomicU64 = AtomicU64::new(0);
+    let mut name = to.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}-{}.partial", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed)));
+    to.with_file_name(name)
 }

@@ -36,6 +36,9 @@ impl std::fmt::Debug for S3Options {
 /// Files up to this size go in one request; larger ones in parts of this size.
 const PART_BYTES: u64 = 64 * 1024 * 1024;
 
+/// How `aws-credential-types` words `CredentialsNotLoaded`; the type itself does not come out of the SDK.
+const NOT_LOADED: &str = "credential provider was not enabled";
+
 pub(crate) async fn client(options: &S3Options) -> Client {
     let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
@@ -130,7 +133,10 @@ where
             let cause = if code.is_empty() { format!("HTTP {}", status.unwrap_or_default()) } else { code.to_owned() };
             StoreError::Denied { uri, cause }
         }
-        _ => StoreError::Other { uri, cause: chain(error) },
+        _ => match chain(error) {
+            cause if cause.contains(NOT_LOADED) => StoreError::NoCredentials { uri },
+            cause => StoreError::Other { uri, cause },
+        },
     }
 }
 

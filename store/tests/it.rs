@@ -69,3 +69,22 @@ async fn an_unreachable_server_is_transient() {
     let error = Store::with_keys(options, "k", "s").size(&uri("s3://b/k")).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_of_one_object_do_not_tread_on_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, at) = (folder.path().join("data"), uri(&format!("file://{}/kept/object", folder.path().display())));
+    std::fs::write(&file, vec![7; 20_000_000]).unwrap();
+    let store = Store::new(S3Options::default());
+    let writers: Vec<_> = (0..8)
+        .map(|_| {
+            let (store, file, at) = (store.clone(), file.clone(), at.clone());
+            tokio::spawn(async move { store.put_file(&file, &at).await })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap().unwrap();
+        assert_eq!(store.size(&at).await.unwrap(), 20_000_000, "never a half-written object under its final name");
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join("kept")).unwrap().count(), 1, "nothing is left over");
+}

@@ -95,7 +95,7 @@ pub(crate) struct Totals {
 impl Totals {
     fn of(devices: &[DeviceSum]) -> Self {
         let sum = |part: fn(&DeviceSum) -> i128| devices.iter().map(part).sum::<i128>();
-        let seconds = |part: fn(&DeviceSum) -> i64| devices.iter().map(part).sum::<i64>() as f64 / 1e9;
+        let seconds = |part: fn(&DeviceSum) -> i128| sum(part) as f64 / 1e9;
         Self {
             spend_picodollars: sum(|it| it.spend),
             direct_picodollars: sum(|it| it.direct),
@@ -148,7 +148,7 @@ fn group(text: &str) -> Result<Group, ApiError> {
 }
 
 fn row(by: Group, it: UsageSum) -> CostRow {
-    let direct = it.direct();
+    let (direct, engine_ns) = (it.direct(), it.engine_ns());
     CostRow {
         cost_per_request: per_request(direct, priced(&it)),
         direct_picodollars: direct,
@@ -164,7 +164,7 @@ fn row(by: Group, it: UsageSum) -> CostRow {
         requests: it.requests,
         unpriced_requests: it.unpriced_requests,
         tokens: it.tokens,
-        engine_seconds: it.engine_ns as f64 / 1e9,
+        engine_seconds: engine_ns as f64 / 1e9,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Sums over the hourly tables. Enters: a stretch of hours and what to group by. Leaves: exact sums. Never: a sum of money in one `i64`: the
-//! high and low halves are summed apart and joined here.
+//! Sums over the hourly tables. Enters: a stretch of hours and what to group by. Leaves: exact sums. Never: a sum of money or of
+//! time in one `i64` (it holds $9.2 M, or 292 device-years): the high and low halves are summed apart and joined here.
 
 use super::{Conn, Error};
 
@@ -46,7 +46,8 @@ pub(crate) struct UsageSum {
     pub(crate) requests: i64,
     pub(crate) unpriced_requests: i64,
     pub(crate) tokens: i64,
-    pub(crate) engine_ns: i64,
+    engine_high: i64,
+    engine_low: i64,
     high: i64,
     low: i64,
 }
@@ -55,6 +56,11 @@ impl UsageSum {
     /// Direct cost, picodollars.
     pub(crate) fn direct(&self) -> i128 {
         join(self.high, self.low)
+    }
+
+    /// Engine time, ns.
+    pub(crate) fn engine_ns(&self) -> i128 {
+        join(self.engine_high, self.engine_low)
     }
 }
 
@@ -67,8 +73,8 @@ pub(crate) struct DeviceSum {
     pub(crate) direct: i128,
     pub(crate) overhead: i128,
     pub(crate) idle: i128,
-    pub(crate) elapsed_ns: i64,
-    pub(crate) unpriced_ns: i64,
+    pub(crate) elapsed_ns: i128,
+    pub(crate) unpriced_ns: i128,
     /// First and last priced moment, when there is one.
     pub(crate) priced: Option<(i64, i64)>,
 }
@@ -91,7 +97,7 @@ pub(crate) async fn usage(conn: &mut Conn, stretch: Stretch<'_>, by: Group, offs
                   CASE WHEN ?8 THEN hour / 24 ELSE 0 END AS "day!: i64",
                   CASE WHEN ?9 THEN sku ELSE '' END AS "sku!: String",
                   SUM(requests) AS "requests!: i64", SUM(unpriced_requests) AS "unpriced_requests!: i64", SUM(tokens) AS "tokens!: i64",
-                  SUM(engine_ns) AS "engine_ns!: i64",
+                  SUM(engine_ns >> 32) AS "engine_high!: i64", SUM(engine_ns & 4294967295) AS "engine_low!: i64",
                   SUM(direct_picodollars >> 32) AS "high!: i64", SUM(direct_picodollars & 4294967295) AS "low!: i64"
            FROM usage_hours WHERE hour >= ?10 AND hour < ?11 AND (?12 IS NULL OR usage_hours.sku = ?12)
            GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9 LIMIT ?13 OFFSET ?14"#,
@@ -117,7 +123,9 @@ pub(crate) async fn usage(conn: &mut Conn, stretch: Stretch<'_>, by: Group, offs
 /// One row a SKU and region.
 pub(crate) async fn devices(conn: &mut Conn, stretch: Stretch<'_>) -> Result<Vec<DeviceSum>, Error> {
     let rows = sqlx::query!(
-        r#"SELECT sku AS "sku!", region AS "region!", SUM(elapsed_ns) AS "elapsed!: i64", SUM(unpriced_ns) AS "unpriced!: i64",
+        r#"SELECT sku AS "sku!", region AS "region!",
+                  SUM(elapsed_ns >> 32) AS "elapsed_high!: i64", SUM(elapsed_ns & 4294967295) AS "elapsed_low!: i64",
+                  SUM(unpriced_ns >> 32) AS "unpriced_high!: i64", SUM(unpriced_ns & 4294967295) AS "unpriced_low!: i64",
                   SUM(spend_picodollars >> 32) AS "spend_high!: i64", SUM(spend_picodollars & 4294967295) AS "spend_low!: i64",
                   SUM(direct_picodollars >> 32) AS "direct_high!: i64", SUM(direct_picodollars & 4294967295) AS "direct_low!: i64",
                   SUM(overhead_picodollars >> 32) AS "overhead_high!: i64", SUM(overhead_picodollars & 4294967295) AS "overhead_low!: i64",
@@ -138,8 +146,8 @@ pub(crate) async fn devices(conn: &mut Conn, stretch: Stretch<'_>) -> Result<Vec
         direct: join(it.direct_high, it.direct_low),
         overhead: join(it.overhead_high, it.overhead_low),
         idle: join(it.idle_high, it.idle_low),
-        elapsed_ns: it.elapsed,
-        unpriced_ns: it.unpriced,
+        elapsed_ns: join(it.elapsed_high, it.elapsed_low),
+        unpriced_ns: join(it.unpriced_high, it.unpriced_low),
         priced: (it.first <= it.last).then_some((it.first, it.last)),
     });
     Ok(sum.collect())

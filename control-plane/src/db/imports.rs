@@ -59,9 +59,13 @@ pub(crate) async fn succeed(conn: &mut Conn, id: &str, digest: &str, bytes: u64,
     Ok(())
 }
 
-pub(crate) async fn fail(conn: &mut Conn, id: &str, error: &str, at: i64) -> Result<(), Error> {
-    sqlx::query!("UPDATE imports SET state = 'failed', error = ?, updated_at = ? WHERE id = ?", error, at, id).execute(conn).await?;
-    Ok(())
+/// Whether it still ran; one that is done stays as it is.
+pub(crate) async fn fail(conn: &mut Conn, id: &str, error: &str, at: i64) -> Result<bool, Error> {
+    let done =
+        sqlx::query!("UPDATE imports SET state = 'failed', error = ?, updated_at = ? WHERE id = ? AND state = 'running'", error, at, id)
+            .execute(conn)
+            .await?;
+    Ok(done.rows_affected() == 1)
 }
 
 /// Imports that a stop cut off.
@@ -70,4 +74,25 @@ pub(crate) async fn fail_running(conn: &mut Conn, error: &str, at: i64) -> Resul
         .execute(conn)
         .await?;
     Ok(done.rows_affected())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Db;
+
+    #[tokio::test]
+    async fn a_stop_after_the_end_does_not_undo_a_success() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = Db::open(&folder.path().join("test.db")).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        for id in ["done", "running"] {
+            insert(&mut tx, id, "file:///b", 1).await.unwrap();
+        }
+        succeed(&mut tx, "done", "d", 9, 2).await.unwrap();
+        assert!(!fail(&mut tx, "done", "stopped", 3).await.unwrap() && fail(&mut tx, "running", "stopped", 3).await.unwrap());
+        let done = find(&mut tx, "done").await.unwrap().unwrap();
+        assert_eq!((done.state.as_str(), done.error.as_str()), ("succeeded", ""));
+        assert_eq!(find(&mut tx, "running").await.unwrap().unwrap().state, "failed");
+    }
 }

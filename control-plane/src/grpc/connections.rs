@@ -53,11 +53,11 @@ impl Connections {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        // A stream that was replaced has no entry of its own any more.
+        // Under the lock: `open` cancels a stream that it replaces, and that one has no entry of its own any more.
+        let mut open = self.of.open.lock().unwrap_or_else(PoisonError::into_inner);
         if self.replaced.is_cancelled() {
             return;
         }
-        let mut open = self.of.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.remove(&self.id);
         self.of.metrics.sidecars_connected.set(open.len() as i64);
     }

@@ -54,9 +54,10 @@ pub(crate) async fn open(
         return Err(Status::invalid_argument("the first message must be `identity`"));
     };
     let it = identity::check(&caller, it)?;
+    // Only who may speak for a sidecar may end its older stream.
+    let welcome = register(&service, &caller, &it).await?;
     let connection = service.connections.open(&it.sidecar_id, &service.stop);
     let connection = connection.ok_or_else(|| Status::resource_exhausted("too many sidecars are connected"))?;
-    let welcome = register(&service, &caller, &it).await?;
     let (out, answers) = mpsc::channel(2);
     let devices = identity::device_kinds(&it);
     let stream = Stream { service, caller, sidecar_id: it.sidecar_id, devices, connection, out };

@@ -67,7 +67,7 @@ pub(crate) async fn take(blobs: &Blobs, bundle: &Bundle, file: &BundleFile, seen
             Ok(uri.to_string())
         }
         ObjectUri::File(_) => {
-            let mut incoming = blobs.receive(&format!("`{}`", file.path))?;
+            let mut incoming = blobs.receive(&format!("`{}`", file.path), Some(file.bytes))?;
             blobs.verify(&uri, wanted, Some(&mut incoming), seen).await?;
             Ok(blobs.keep(incoming, &file.sha256).await?.to_string())
         }

@@ -11,9 +11,9 @@ use akidb_domain::cost::Price;
 use akidb_domain::window::Window;
 use akidb_proto::{v1, window_from_bytes, window_to_bytes};
 
-use super::{Entries, Owner, check, entries};
+use super::{check, entries};
 use crate::db::boots::{self, BootRow, GapRow};
-use crate::db::hours::{self, Device};
+use crate::db::hours::{self, Device, Entries, Owner};
 use crate::db::windows::{self, WindowRow};
 use crate::db::{self, Conn, prices};
 

@@ -2,8 +2,9 @@
 
 use akidb_domain::window::{LaneUsage, Window};
 
-/// Most of anything counted in a window: keeps hourly sums far from the end of an `i64`.
-const MOST: u64 = 1_000_000_000_000_000;
+/// Most of anything counted in a window, and most engine time (11 days): keep hourly sums far from the end of an `i64`.
+const MOST: u64 = 1_000_000_000_000;
+const MOST_NS: u64 = 1_000_000_000_000_000;
 /// Longest text of a name in a window.
 const MOST_BYTES: usize = 256;
 /// Most causes of overhead in a window.
@@ -30,13 +31,36 @@ pub(crate) fn window(it: &Window, boot_ns: u64) -> Result<(), String> {
     if device.overheads.len() > MOST_OVERHEADS {
         return Err(format!("field `device.overheads`: {} entries; at most {MOST_OVERHEADS} are allowed", device.overheads.len()));
     }
+    let overhead_ns = device.overheads.iter().fold(0, |sum: u64, it| sum.saturating_add(it.device_ns));
+    if overhead_ns > MOST_NS {
+        return Err(format!("field `overhead.device_ns`: {overhead_ns} in all is more than {MOST_NS}"));
+    }
     for overhead in &device.overheads {
-        count("overhead.device_ns", overhead.device_ns)?;
         for text in [&overhead.cause, &overhead.model, &overhead.variant, &overhead.experiment] {
             text_within("device.overheads", text)?;
         }
     }
-    it.lanes.iter().try_for_each(lane)
+    it.lanes.iter().try_for_each(lane)?;
+    totals(&it.lanes)
+}
+
+/// What all lanes of a window add up to: a sum past its bound would spoil an hour that other sidecars share.
+fn totals(lanes: &[LaneUsage]) -> Result<(), String> {
+    let sum = |part: fn(&LaneUsage) -> u64| lanes.iter().map(part).fold(0, u64::saturating_add);
+    let sums = [
+        ("lane.requests", sum(|it| it.requests), MOST),
+        ("lane.texts", sum(|it| it.texts), MOST),
+        ("lane.tokens", sum(|it| it.tokens), MOST),
+        ("lane.padded_tokens", sum(|it| it.padded_tokens), MOST),
+        ("lane.truncated", sum(|it| it.truncated), MOST),
+        ("lane.batches", sum(|it| it.batches), MOST),
+        ("lane.errors", sum(|it| it.errors.iter().fold(0, |sum, it| sum.saturating_add(it.count))), MOST),
+        ("lane.engine_ns", sum(|it| it.engine_ns), MOST_NS),
+    ];
+    match sums.into_iter().find(|(_, sum, most)| sum > most) {
+        Some((field, sum, most)) => Err(format!("field `{field}`: {sum} in all lanes is more than {most}")),
+        None => Ok(()),
+    }
 }
 
 /// Checks the moment a boot's clock starts at.
@@ -48,17 +72,6 @@ fn lane(it: &LaneUsage) -> Result<(), String> {
     for text in [&it.lane.model, &it.lane.version, &it.lane.variant, &it.lane.experiment, &it.lane.digest] {
         text_within("lane", text)?;
     }
-    let named = [
-        ("lane.requests", it.requests),
-        ("lane.texts", it.texts),
-        ("lane.tokens", it.tokens),
-        ("lane.padded_tokens", it.padded_tokens),
-        ("lane.truncated", it.truncated),
-        ("lane.engine_ns", it.engine_ns),
-        ("lane.batches", it.batches),
-    ];
-    named.into_iter().try_for_each(|(field, value)| count(field, value))?;
-    it.errors.iter().try_for_each(|it| count("lane.errors", it.count))?;
     if it.errors.len() > 64 {
         return Err(format!("field `lane.errors`: {} codes; at most 64 are allowed", it.errors.len()));
     }

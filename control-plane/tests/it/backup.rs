@@ -1,7 +1,7 @@
 //! A backup while serving, a restore while not, and sidecars that send again what the restored database lacks.
 
 use akidb_control_plane::backup;
-use akidb_control_plane::clock::SystemClock;
+use akidb_control_plane::clock::{Clock, SystemClock};
 use serde_json::json;
 
 use crate::app::TestApp;
@@ -38,6 +38,29 @@ fn a_restored_database_ends_where_the_lost_one_was() {
     Sidecar::new(&app, "s", "b1").report(vec![window(2, 2), window(3, 4)], 0).unwrap();
     Sidecar::new(&app, "s", "b2").report(vec![window(1, 8)], 0).unwrap();
     assert_eq!(app.get("cost-per-request")["requests"], 15);
+}
+
+#[test]
+fn a_backup_restored_again_after_a_lost_volume_is_another_epoch() {
+    let mut app = TestApp::start();
+    let copy = app.folder.path().join("copy.db").display().to_string();
+    app.runtime.block_on(backup::backup(&app.config, &copy)).unwrap();
+    app.stop();
+    let epochs = [1, 2].map(|days| {
+        std::fs::remove_dir_all(&app.config.data_dir).unwrap();
+        let clock = On(days);
+        app.runtime.block_on(backup::restore(&app.config, &clock, &copy, false)).unwrap().epoch
+    });
+    assert!(1 < epochs[0] && epochs[0] < epochs[1], "{epochs:?}: sidecars must not take one for the other");
+}
+
+/// A clock that stands on a day.
+struct On(u64);
+
+impl Clock for On {
+    fn now_ns(&self) -> u64 {
+        self.0 * 86_400_000_000_000
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tonic::Code;
 
 use crate::app::TestApp;
 use crate::bundle::Bundle;
-use crate::sidecar::{Sidecar, window};
+use crate::sidecar::{Sidecar, lane, window};
 
 fn requests(app: &TestApp) -> i64 {
     app.get("cost-per-request")["requests"].as_i64().unwrap()
@@ -102,6 +102,20 @@ fn a_newer_stream_ends_the_older() {
 }
 
 #[test]
+fn a_stranger_ends_nobodys_stream() {
+    let app = TestApp::start();
+    let sidecar = Sidecar::new(&app, "s", "b1");
+    let mut stream = sidecar.watch().unwrap();
+    stream.welcome();
+    stream.snapshot();
+    let stranger = Sidecar { token: app.token("sidecar", "elsewhere", ""), ..Sidecar::new(&app, "s", "b2") };
+    let identity = v1::Identity { namespace: "elsewhere".into(), ..stranger.identity() };
+    assert_eq!(stranger.watch_as(identity).err().map(|it| it.code()), Some(Code::PermissionDenied));
+    assert!(stream.try_next(Duration::from_millis(300)).is_none(), "the stream goes on");
+    assert_eq!(app.get("sidecars/s")["connected"], true);
+}
+
+#[test]
 fn every_window_counts_exactly_once() {
     let mut app = TestApp::start();
     let sidecar = Sidecar::new(&app, "s", "b1");
@@ -159,6 +173,12 @@ fn a_bad_window_is_named_and_can_be_passed() {
     assert_eq!(requests(&app), 2);
     drop(sidecar.watch().unwrap());
     assert_eq!(kinds(&app, "s"), ["rejected"]);
+
+    // Each lane is within its bound; together they would fill an hour that other sidecars share.
+    let mut huge = window(4, 0);
+    huge.lanes = (0..200).map(|_| lane(0, 9_000_000_000, 1)).collect();
+    let error = sidecar.report(vec![huge], 0).unwrap_err();
+    assert!(error.message().contains("`lane.tokens`: 1800000000000 in all lanes"), "{}", error.message());
 }
 
 #[test]

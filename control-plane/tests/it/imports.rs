@@ -46,6 +46,23 @@ fn the_real_bundle_comes_in_as_blobs() {
 }
 
 #[test]
+fn a_blob_that_says_it_is_too_large_is_refused_before_it_is_sent() {
+    use std::io::{Read, Write};
+    let app = TestApp::with(|config| config.max_blob_bytes = 1_000);
+    let mut stream = std::net::TcpStream::connect(app.rest.strip_prefix("http://").unwrap()).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    let (sha, admin) = (sha256(b"x"), &app.admin);
+    let head = format!("PUT /api/v1/blobs/{sha} HTTP/1.1\r\nhost: h\r\nauthorization: Bearer {admin}\r\ncontent-length: 1001\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 1_024];
+    let n = stream.read(&mut answer).expect("an answer before any byte of the body");
+    let answer = String::from_utf8_lossy(&answer[..n]);
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("max_blob_bytes"), "{answer}");
+    app.put_blob(&sha, b"x".to_vec()).expect(201);
+    assert_eq!(std::fs::read_dir(app.config.data_dir.join("incoming")).unwrap().count(), 0, "nothing is left over");
+}
+
+#[test]
 fn a_blob_whose_digest_differs_is_not_kept() {
     let app = TestApp::start();
     let sha = sha256(b"right");

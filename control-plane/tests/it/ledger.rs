@@ -161,4 +161,20 @@ fn a_total_past_an_i64_is_exact() {
     }
     let body = app.call("GET", "cost-per-request", None).text;
     assert!(body.contains("\"picodollars\":12000000000000000000"), "{body}");
+
+    // 292 years of devices fill an i64 of nanoseconds: 10,000 of them need 11 days.
+    app.runtime.block_on(async {
+        use sqlx::Connection;
+        let path = app.config.data_dir.join("control-plane.db");
+        let mut conn = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
+        for years in ["UPDATE device_hours SET elapsed_ns = 4000000000000000000", "UPDATE usage_hours SET engine_ns = 9000000000000000000"] {
+            sqlx::query(years).execute(&mut conn).await.unwrap();
+        }
+        let more = "INSERT INTO usage_hours SELECT hour + 1, model, version, variant, precision, arm, experiment, digest, provider, fallback, sku, \
+                    region, namespace, sidecar_app, consumer_app, tenant, requests, unpriced_requests, tokens, engine_ns, direct_picodollars \
+                    FROM usage_hours";
+        sqlx::query(more).execute(&mut conn).await.unwrap();
+    });
+    let costs = app.get("costs");
+    assert_eq!((&costs["totals"]["device_seconds"], &costs["costs"][0]["engine_seconds"]), (&json!(24e9), &json!(18e9)), "{costs}");
 }

@@ -128,3 +128,36 @@ fn commands_say_what_they_do_and_what_is_wrong() {
     let text = String::from_utf8_lossy(&got.stderr).into_owned();
     assert!(text.contains("unknown key `listen`") && text.contains("unknown key `retention`"), "{text}");
 }
+
+#[test]
+fn a_log_that_is_no_terminal_has_no_colours() {
+    let mut server = Server::new();
+    let log = server.folder.path().join("log");
+    let out = std::fs::File::create(&log).unwrap();
+    server.child = Some(server.command(&[]).env("AKIDB_CP_LOG_FORMAT", "text").stderr(out).spawn().unwrap());
+    let written = || std::fs::read_to_string(&log).unwrap();
+    for _ in 0..200 {
+        if written().contains("control plane is up") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(25));
+    }
+    assert!(written().contains("control plane is up") && !written().contains('\u{1b}'), "{:?}", written());
+}
+
+#[test]
+fn without_s3_credentials_one_sentence_says_so() {
+    let mut server = Server::new();
+    server.start();
+    server.kill();
+    let mut command = server.command(&["backup", "--to", "s3://bucket/key"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+        command.env_remove(name);
+    }
+    command.env("AWS_EC2_METADATA_DISABLED", "true").env("HOME", server.folder.path()).env("RUST_BACKTRACE", "1");
+    let got = command.output().unwrap();
+    let text = String::from_utf8_lossy(&got.stderr).into_owned();
+    assert!(!got.status.success(), "{text}");
+    assert!(text.starts_with("akidb-control-plane: `s3://bucket/key`: no S3 credentials were found: set AWS_ACCESS_KEY_ID"), "{text}");
+    assert_eq!(text.trim().lines().count(), 1, "{text}");
+}
