@@ -1,6 +1,9 @@
 //! The load generator against a real HTTP server whose behaviour each test chooses.
 
+mod compare;
 mod server;
+mod sidecar;
+mod validate;
 
 use std::process::Output;
 use std::time::Duration;
@@ -25,6 +28,12 @@ fn plan(url: &str, options: &str) -> Run {
 
 async fn measure(url: &str, options: &str) -> Report {
     run::run(&plan(url, options), &ProgressBar::hidden()).await
+}
+
+/// Runs the program with these arguments.
+async fn program(arguments: &str) -> Output {
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_akidb-loadtest"));
+    command.args(arguments.split_whitespace()).output().await.unwrap()
 }
 
 async fn binary(url: &str, options: &str) -> Output {
@@ -83,7 +92,56 @@ async fn refusals_are_counted_by_status_with_their_retry_after() {
     let server = Server::start(Behaviour { refuse_every: 3, ..Behaviour::default() }).await;
     let report = measure(&server.url, "--requests 90 --clients 3").await;
     assert_eq!((report.succeeded, report.failed, report.errors["429"]), (60, 30, 30), "{}", report.text());
-    assert_eq!((report.retry_after.answers, report.retry_after.max_seconds), (30, 7));
+    let retry = report.retry_after;
+    assert_eq!((retry.answers, retry.max_seconds, retry.missing), (30, 7, 0));
+    assert_eq!((report.admitted, report.p99_of_few), (60, true));
+    assert!(report.text().contains("p99 and above of FEW: 60 requests"), "{}", report.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_run_at_once_and_are_reported_apart() {
+    let server =
+        Server::start(Behaviour { delay: Duration::from_millis(5), slow: Duration::from_millis(40), ..Behaviour::default() }).await;
+    let classes = "--class short:clients=1,words=18,app=web --class long:clients=4,words=150,app=bulk,model=slow";
+    let report = measure(&server.url, &format!("--duration 500ms --warmup 4 {classes}")).await;
+    let [short, long] = report.classes.as_slice() else { panic!("{}", report.text()) };
+    assert_eq!((short.class.as_deref(), short.words.as_str(), short.clients, short.app.as_deref()), (Some("short"), "18", 1, Some("web")));
+    assert!(short.latency_ms.unwrap().p50 < 30.0 && long.latency_ms.unwrap().p50 >= 40.0, "{}", report.text());
+    assert!(short.requests >= 10 && long.requests >= 12, "{}", report.text());
+    assert_eq!((report.requests, report.clients, report.words.as_str()), (short.requests + long.requests, 5, "18; 150"));
+    let apps = server.apps();
+    assert_eq!((apps["web"], apps["bulk"], apps.len()), (short.requests + 4, long.requests + 4, 2));
+    for part in ["class short\n", "class long\n", "all classes\n", "app bulk", "batches    "] {
+        assert!(report.text().contains(part), "{part}: {}", report.text());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_class_has_a_rate_of_its_own() {
+    let server = Server::start(Behaviour::default()).await;
+    let report =
+        measure(&server.url, "--duration 1s --class small:rate=10,clients=2,app=small --class bulk:rate=500,clients=8,app=bulk").await;
+    assert_eq!((server.apps()["small"], server.apps()["bulk"], report.mode, report.rate), (10, 500, "open", Some(510.0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batch_sizes_are_those_of_the_measurement() {
+    let server = Server::start(Behaviour::default()).await;
+    let report = measure(&server.url, "--requests 50 --warmup 30").await;
+    assert_eq!(report.batches.map(|it| it.text()).as_deref(), Some("50 of 1.0 texts on average; by texts 1: 50"));
+    let report = measure(&server.url, "--requests 5 --metrics http://127.0.0.1:9/metrics").await;
+    assert!(report.batches.is_none() && report.failed == 0, "{}", report.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_is_watched_during_the_run_and_after_it() {
+    let server = Server::start(Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() }).await;
+    let watch = format!("--pid {} --sample-every 20ms --slope-after 100ms --settle 100ms", std::process::id());
+    let report = measure(&server.url, &format!("--duration 400ms --clients 2 {watch}")).await;
+    let seen = report.resources.unwrap();
+    assert!(seen.rss_slope_mb_per_minute.is_some() && seen.files_slope_per_minute.is_some() && !seen.ended, "{}", seen.text());
+    assert!(seen.samples.len() >= 8 && seen.samples.iter().any(|it| it.seconds > seen.load_seconds), "{seen:?}");
+    assert_eq!(binary(&server.url, "--requests 1 --pid 4294967295").await.status.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,15 +1,16 @@
 //! A real HTTP server on a free loopback port that answers like an embedding server, as well or as badly as a test asks.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::sync::RwLock;
 
@@ -24,6 +25,8 @@ pub(crate) struct Behaviour {
     pub(crate) refuse_every: u64,
     /// At every n-th request the connection breaks; 0: none.
     pub(crate) break_every: u64,
+    /// More delay where the model `slow` is asked for.
+    pub(crate) slow: Duration,
     /// Vectors left out of each answer.
     pub(crate) vectors_missing: usize,
 }
@@ -32,6 +35,7 @@ pub(crate) struct Behaviour {
 struct Shared {
     behaviour: Behaviour,
     requests: AtomicU64,
+    apps: Mutex<BTreeMap<String, u64>>,
     gate: RwLock<()>,
 }
 
@@ -44,12 +48,17 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn start(behaviour: Behaviour) -> Self {
-        let shared = Arc::new(Shared { behaviour, requests: AtomicU64::new(0), gate: RwLock::new(()) });
+        let shared = Arc::new(Shared { behaviour, requests: AtomicU64::new(0), apps: Mutex::default(), gate: RwLock::new(()) });
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let url = format!("http://{}/api/v1/embed", listener.local_addr().unwrap());
-        let router = Router::new().route("/api/v1/embed", post(embed)).with_state(shared.clone());
+        let router = Router::new().route("/api/v1/embed", post(embed)).route("/metrics", get(metrics)).with_state(shared.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { url, shared }
+    }
+
+    /// Requests that arrived by `x-akidb-app`; without it under an empty name.
+    pub(crate) fn apps(&self) -> BTreeMap<String, u64> {
+        self.shared.apps.lock().unwrap().clone()
     }
 
     /// Requests that arrived.
@@ -58,8 +67,17 @@ impl Server {
     }
 }
 
-async fn embed(State(shared): State<Arc<Shared>>, Json(body): Json<Value>) -> Response {
-    let Behaviour { delay, stall, refuse_every, break_every, vectors_missing } = shared.behaviour;
+/// Every request was a batch of one.
+async fn metrics(State(shared): State<Arc<Shared>>) -> String {
+    let n = shared.requests.load(Ordering::SeqCst);
+    format!("akidb_batch_size_bucket{{le=\"1\"}} {n}\nakidb_batch_size_bucket{{le=\"+Inf\"}} {n}\nakidb_batch_size_sum {n}\n")
+}
+
+async fn embed(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
+    let Behaviour { delay, stall, refuse_every, break_every, slow, vectors_missing } = shared.behaviour;
+    let delay = if body["model"] == "slow" { delay + slow } else { delay };
+    let app = headers.get("x-akidb-app").map_or("", |it| it.to_str().unwrap());
+    *shared.apps.lock().unwrap().entry(app.to_owned()).or_default() += 1;
     let n = shared.requests.fetch_add(1, Ordering::SeqCst) + 1;
     if let Some((_, length)) = stall.filter(|(at, _)| *at == n) {
         let _everyone_waits = shared.gate.write().await;
