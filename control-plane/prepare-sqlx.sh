@@ -4,7 +4,10 @@ set -eu
 cd "$(dirname "$0")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-for file in migrations/*.sql; do sqlite3 "$work/schema.db" <"$file"; done
+# Python brings SQLite along; a machine need not have its command line.
+"${PYTHON:-python3}" -c 'import pathlib, sqlite3, sys
+for file in sorted(pathlib.Path("migrations").glob("*.sql")):
+    sqlite3.connect(sys.argv[1]).executescript(file.read_text())' "$work/schema.db"
 mkdir "$work/sqlx"
 # The macros write their data when they are expanded, so the crate has to be compiled anew.
 touch control-plane/src/lib.rs

@@ -106,14 +106,18 @@ impl Client {
         if response.status() == 404 { Ok(false) } else { self.checked(response).map(|_| true) }
     }
 
-    /// Uploads a blob of a known size; the server checks the digest again. A server that refuses midway closes the connection, so that its
-    /// answer is lost.
+    /// Uploads a blob of a known size; the server checks the digest again. It is asked first whether it wants the bytes; a server that
+    /// refuses midway closes the connection, so that its answer is lost.
     pub fn put_blob(&self, sha256: &str, bytes: u64, content: &mut dyn Read) -> Result<Answer, Failure> {
         let request = self.request(Method::PUT, &format!("blobs/{sha256}"));
-        let request = request.header("content-type", "application/octet-stream").header("content-length", bytes);
+        let request =
+            request.header("content-type", "application/octet-stream").header("content-length", bytes).header("expect", "100-continue");
         let request = request.body(SendBody::from_reader(content)).map_err(|error| unwritable(&error))?;
         match self.agent.run(request) {
-            Ok(response) => self.checked(response),
+            Ok(response) => self.checked(response).map_err(|failure| match failure {
+                Failure::Refused(why) => Failure::Refused(format!("an upload of {}: {why}", units::bytes(bytes))),
+                other => other,
+            }),
             Err(ureq::Error::Io(error)) if matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
                 Err(Failure::Refused(format!(
                     "the server ended an upload of {} midway ({error}): it refuses files over its `max_blob_bytes`, or has no room left; its log says which",

@@ -15,6 +15,9 @@ pub const FORMAT: &str = "akidb.bundle/1";
 /// Most files one bundle may list.
 pub const MAX_FILES: usize = 256;
 
+/// Largest file a bundle may list, 1 PiB: the sum of all fits every integer it is kept in.
+pub const MAX_FILE_BYTES: u64 = 1 << 50;
+
 /// What is wrong with a manifest; each message names the key, the value and what would do.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
@@ -290,10 +293,13 @@ impl Manifest {
         let mut seen = std::collections::BTreeSet::new();
         for file in &self.files {
             if !is_relative_path(&file.path) {
-                return fail(format!("path `{}` must be relative, without `..`, `\\` or empty parts", file.path));
+                return fail(format!("path `{}` must be relative, without `..`, `\\`, control characters or empty parts", file.path));
             }
             if !seen.insert(&file.path) {
                 return fail(format!("path `{}` is listed twice", file.path));
+            }
+            if file.bytes > MAX_FILE_BYTES {
+                return fail(format!("`{}`: {} bytes; at most {MAX_FILE_BYTES} are allowed", file.path, file.bytes));
             }
             if !is_sha256(&file.sha256) {
                 return fail(format!("`{}`: sha256 `{}` is not 64 lower-case hex digits", file.path, file.sha256));
@@ -329,8 +335,11 @@ pub fn is_sha256(s: &str) -> bool {
     s.len() == 64 && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// Without control characters: a line end would let two sets of files have one digest.
 fn is_relative_path(path: &str) -> bool {
-    path.len() <= 512 && !path.contains(['\\', '\0']) && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
+    path.len() <= 512
+        && !path.contains(|c: char| c == '\\' || c.is_control())
+        && path.split('/').all(|part| !part.is_empty() && part != "." && part != "..")
 }
 
 #[cfg(test)]
@@ -376,7 +385,9 @@ mod tests {
         check("/variant/name", "stable".into(), "name of an alias");
         check("/variant/precision", "fp64".into(), "unknown precision `fp64`");
         check("/files/0/path", "../model.onnx".into(), "must be relative");
+        check("/files/0/path", "a\nb".into(), "must be relative");
         check("/files/0/path", "tokenizer.json".into(), "listed twice");
+        check("/files/0/bytes", u64::MAX.into(), "18446744073709551615 bytes; at most");
         check("/files/0/sha256", "AA".into(), "64 lower-case hex digits");
         check("/files/1/role", "engine_data".into(), "has no tokenizer");
         check("/model/tokenizer_sha256", "d".repeat(64).into(), "differs from model.tokenizer_sha256");

@@ -1,7 +1,7 @@
 //! Costs. Enters: what to sum by, and when. Leaves: tables with the cost of a request and of a million. Never: a sum of its own.
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::Session;
 use crate::args::{Costs, CostsCommand};
@@ -24,9 +24,34 @@ struct Row {
     engine_seconds: f64,
     direct_picodollars: i128,
     cost_per_request: Option<String>,
-    /// What was summed by.
-    #[serde(flatten)]
-    group: Map<String, Value>,
+    model: Option<String>,
+    version: Option<String>,
+    variant: Option<String>,
+    arm: Option<String>,
+    app: Option<String>,
+    namespace: Option<String>,
+    tenant: Option<String>,
+    day: Option<String>,
+    sku: Option<String>,
+}
+
+impl Row {
+    /// What a word of `--group-by` is here. Named fields: a flattened map would lose integers past a `u64`.
+    fn part(&self, key: &str) -> Option<String> {
+        let part = match key {
+            "model" => &self.model,
+            "version" => &self.version,
+            "variant" => &self.variant,
+            "arm" => &self.arm,
+            "app" => &self.app,
+            "namespace" => &self.namespace,
+            "tenant" => &self.tenant,
+            "day" => &self.day,
+            "sku" => &self.sku,
+            _ => &None,
+        };
+        part.clone()
+    }
 }
 
 #[derive(Deserialize)]
@@ -84,7 +109,7 @@ fn report(group_by: &[String], report: &Report) -> String {
     let headings: Vec<&str> = headings.iter().map(String::as_str).chain(figures).collect();
     let mut rows = Rows::new(&headings);
     for it in &report.costs {
-        let group = group_by.iter().map(|key| or_dash(it.group.get(key).map(super::plain)));
+        let group = group_by.iter().map(|key| or_dash(it.part(key)));
         let counts =
             [it.requests.to_string(), it.unpriced_requests.to_string(), it.tokens.to_string(), format!("{:.3}", it.engine_seconds)];
         let [one, million] = each(it.cost_per_request.as_deref());
@@ -148,6 +173,15 @@ mod tests {
         let text = report(&["model".into(), "variant".into()], &serde_json::from_value(json).unwrap());
         assert!(text.contains("$0.000008") && text.contains("$8.00"), "{text}");
         assert!(text.contains("devices cost $2.50: direct $0.00024, overhead $0.00, idle $2.49976"), "{text}");
+    }
+
+    #[test]
+    fn a_sum_past_a_u64_is_read() {
+        let json = r#"{"costs": [{"sku": "h200", "requests": 1, "unpriced_requests": 0, "tokens": 1, "engine_seconds": 1.0,
+            "direct_picodollars": 20000000000000000000, "cost_per_request": null}], "next": null, "totals": {"spend_picodollars":
+            20000000000000000000, "direct_picodollars": 20000000000000000000, "overhead_picodollars": 0, "idle_picodollars": 0}}"#;
+        let text = report(&["sku".into()], &serde_json::from_str(json).unwrap());
+        assert!(text.contains("h200") && text.matches("$20000000.00").count() == 3, "{text}");
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn a_spoiled_bundle_stays_here() {
 fn a_file_the_server_has_no_room_for_is_a_refusal() {
     let server = ControlPlane::start_with(&[("AKIDB_CP_MAX_BLOB_BYTES", "1000000")]);
     let done = server.akidb(&["models", "import", bundle().to_str().unwrap()]);
-    refused(&done, 1, &["90.3 MB", "max_blob_bytes"]);
+    refused(&done, 1, &["an upload of 90.3 MB: ", "more than 1000000 bytes", "max_blob_bytes", "too_large, HTTP 413"]);
 }
 
 #[test]
