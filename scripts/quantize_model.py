@@ -48,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         "--output", required=True, type=Path, help="the new bundle's folder, or X.onnx (X.manifest.json goes beside it)"
     )
     add("--calibration-data", type=Path, help="texts to calibrate with (default: the corpus of make_corpus.py)")
-    add("--test-dataset", type=Path, help="texts that prove the result (default: the corpus's, or a fifth of the data)")
+    add(
+        "--test-dataset",
+        type=Path,
+        help="texts that prove the result (default: the corpus's, or a quarter of the data)",
+    )
     add("--precision", choices=("int8", "fp8"), default="int8")
     add("--target", choices=("cpu", "tensorrt"), help="default: cpu for int8, tensorrt for fp8")
     add("--recipe", choices=list(RECIPES), help="default: the precision's own")

@@ -122,7 +122,7 @@ def _prepare(options: Options, say: Callable[[str], None]) -> _Job:
 
 
 def _texts(options: Options, encoder: Encoder, say: Callable[[str], None]) -> _Texts:
-    """Calibration from the file or the corpus; the proof from the test set, or a fifth of the file kept out by hash."""
+    """Calibration from the file or the corpus; the proof from the test set, or a quarter of the file kept out by hash."""
     data, proof = options.calibration_data, options.test_dataset
     if data is None:
         if not (CORPUS / corpus.CALIBRATION).is_file():
@@ -133,8 +133,9 @@ def _texts(options: Options, encoder: Encoder, say: Callable[[str], None]) -> _T
     if not options.any_language:
         text_sets.check_language(calibration, encoder)
     if proof is None:
-        kept_out = [t for t in calibration.texts if hashlib.sha256(t.encode()).digest()[0] < 51]
-        usable = [t for t in calibration.texts if t not in set(kept_out)]
+        kept_out = [t for t in calibration.texts if hashlib.sha256(f"held out\n{t}".encode()).digest()[0] < 64]
+        known = set(kept_out)
+        usable = [t for t in calibration.texts if t not in known]
         dataset = replace(calibration, texts=kept_out)
     else:
         dataset = text_sets.read(proof)
