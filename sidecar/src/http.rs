@@ -37,6 +37,7 @@ use std::time::Duration;
 use crate::batcher::Batcher;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
+use crate::models::Demand;
 use crate::serving::Table;
 use crate::telemetry::Telemetry;
 
@@ -49,6 +50,8 @@ pub use text_log::TextLog;
 pub struct AppState {
     /// What can be served now.
     pub serving: Table,
+    /// Where a request waits for what is not loaded.
+    pub demand: Demand,
     /// The device.
     pub batcher: Batcher,
     /// Where observations go, and the cost figures.

@@ -60,6 +60,9 @@ struct Inner {
     loads: IntCounterVec,
     swaps: IntCounterVec,
     fallbacks: IntCounterVec,
+    evictions: IntCounterVec,
+    engine_memory: IntGauge,
+    engine_memory_limit: IntGauge,
     cache_bytes: IntGauge,
     spool_windows: IntGauge,
     lost_observations: IntCounter,
@@ -147,6 +150,9 @@ impl Metrics {
             loads: declare.counter("akidb_model_loads_total", "Engines loaded, or not", &["model", "model_version", "outcome"])?,
             swaps: declare.counter("akidb_model_swaps_total", "Engines replaced while serving", LANE)?,
             fallbacks: declare.counter("akidb_provider_fallbacks_total", "Loads that fell back to another provider or artifact", LANE)?,
+            evictions: declare.counter("akidb_model_evictions_total", "Engines that left memory for others", LANE)?,
+            engine_memory: declare.gauge("akidb_engine_memory_bytes", "Bytes of memory that loaded engines take")?,
+            engine_memory_limit: declare.gauge("akidb_engine_memory_limit_bytes", "Bytes of memory that they may take")?,
             cache_bytes: declare.gauge("akidb_artifact_cache_bytes", "Bytes of artifacts on disk")?,
             spool_windows: declare.gauge("akidb_telemetry_spool_windows", "Telemetry windows not yet acknowledged")?,
             lost_observations: declare.plain("akidb_telemetry_lost_observations_total", "Observations dropped before they were counted")?,
@@ -197,6 +203,17 @@ impl Metrics {
     /// Counts an engine replaced while serving.
     pub fn swapped(&self, model: &str, variant: &str) {
         self.inner.swaps.with_label_values(&[model, variant]).inc();
+    }
+
+    /// Counts an engine that left memory for another.
+    pub fn evicted(&self, model: &str, variant: &str) {
+        self.inner.evictions.with_label_values(&[model, variant]).inc();
+    }
+
+    /// Bytes of memory that loaded engines take, and may take.
+    pub fn set_engine_memory(&self, bytes: u64, limit: u64) {
+        self.inner.engine_memory.set(bytes as i64);
+        self.inner.engine_memory_limit.set(limit as i64);
     }
 
     /// Counts a fallback.
@@ -256,6 +273,7 @@ impl Inner {
             self.loads.with_label_values(&[model, variant, outcome]);
         }
         self.swaps.with_label_values(lane);
+        self.evictions.with_label_values(lane);
         self.fallbacks.with_label_values(lane);
         LaneMetrics {
             latency: self.latency.with_label_values(lane),

@@ -7,19 +7,26 @@
 //! - [`plan`]: what this machine is to serve; pure
 //! - [`entries`]: a plan from the configuration
 //! - [`bundles`]: manifests by URI
-//! - `owner`: the task that owns every engine's state
+//! - [`demand`]: requests that need what is not loaded
+//! - `owner`: the task that owns every engine's state; `slots` what it knows of each
+//! - [`budget`]: who may take memory; pure
+//! - [`memory`]: how much there is
 //! - [`activate`]: one artifact from its files to parity
 //! - `table`: the published table; pure
 //! - [`marker`]: artifacts that took the process down
 //! - `last_good`: what served before
 
 pub mod activate;
+pub mod budget;
 pub mod bundles;
+pub mod demand;
 pub mod entries;
 mod last_good;
 pub mod marker;
+pub mod memory;
 mod owner;
 pub mod plan;
+mod slots;
 mod table;
 
 use tokio::sync::watch;
@@ -27,6 +34,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use activate::Parts;
+pub use demand::Demand;
 pub use plan::{Machine, Plan};
 
 use crate::serving::Table;
@@ -37,6 +45,7 @@ pub struct Models {
     plans: watch::Sender<Plan>,
     table: Table,
     changes: watch::Receiver<u64>,
+    demand: Demand,
 }
 
 impl Models {
@@ -45,13 +54,19 @@ impl Models {
         let (plans, receiver) = watch::channel(plan);
         let (tell, changes) = watch::channel(0);
         let table = Table::default();
-        let task = tokio::spawn(owner::Owner::new(parts, table.clone(), tell).run(receiver, stop));
-        (Self { plans, table, changes }, task)
+        let (demand, wants) = Demand::channel();
+        let task = tokio::spawn(owner::Owner::new(parts, table.clone(), tell, wants).run(receiver, stop));
+        (Self { plans, table, changes, demand }, task)
     }
 
     /// What can be served now.
     pub fn table(&self) -> Table {
         self.table.clone()
+    }
+
+    /// Where requests ask for what is not loaded.
+    pub fn demand(&self) -> Demand {
+        self.demand.clone()
     }
 
     /// Replaces the plan.

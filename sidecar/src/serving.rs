@@ -1,6 +1,8 @@
 //! The table of what can be served now. `models` publishes a new one at every change; `router` and `http` read the current one without
 //! waiting. Enters: facts about variants. Leaves: the same, immutable. Never: an engine; the executor owns those.
 
+mod residence;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use arc_swap::ArcSwap;
 
 use crate::batcher::EngineId;
 use crate::tokenizer::Tokenizer;
+
+pub use residence::{InUse, Residence};
 
 /// The current table; readers call `load()`.
 pub type Table = Arc<ArcSwap<Serving>>;
@@ -135,4 +139,6 @@ pub struct Loaded {
     pub engine: EngineId,
     /// When it became ready, Unix ns.
     pub loaded_at_ns: u64,
+    /// Its place in memory.
+    pub residence: Arc<Residence>,
 }

@@ -23,7 +23,7 @@ use crate::http::{AppState, Limits, Listener, Readiness, TextLog};
 use crate::metrics::{Metrics, MetricsError};
 use crate::models::bundles::Bundles;
 use crate::models::entries::{self, DefaultRefused};
-use crate::models::{Machine, Models, Parts};
+use crate::models::{Machine, Models, Parts, memory};
 use crate::telemetry::{Recorder, Spool, Telemetry, recorder};
 use crate::tokenizer::{TokenizerError, TokenizerPool};
 
@@ -105,6 +105,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         state: config.storage.state.clone(),
         threads: config.runtime.threads,
         provider: machine.provider,
+        memory_limit_bytes: config.models.memory_limit_bytes.unwrap_or_else(memory::default_limit),
     };
     let link = control::Link {
         runtime: Runtime::version(),
@@ -132,6 +133,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
     let (address, ops_address, listeners, ops) = listen(&config).await?;
     let state = AppState {
         serving: models.table(),
+        demand: models.demand(),
         batcher,
         telemetry,
         metrics,

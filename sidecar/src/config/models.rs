@@ -12,6 +12,9 @@ use super::reference::{self, DefaultModel};
 pub struct Models {
     /// `default`, `AKIDB_EMBEDDING_MODEL`: a model's name, `name@variant`, or the file name of an entry's artifact.
     pub default: Option<DefaultModel>,
+    /// `memory_limit_bytes`, `AKIDB_MEMORY_LIMIT_BYTES`: most memory that loaded engines take together; default half of what the container
+    /// (cgroup) may use, or of the machine.
+    pub memory_limit_bytes: Option<u64>,
     /// `[[available]]`
     pub available: Vec<Entry>,
 }
@@ -31,6 +34,8 @@ pub struct Entry {
     pub variant: Option<String>,
     /// `fallback`: when it does not fit this machine, the best portable variant of the model stands in; default false: refused.
     pub fallback: bool,
+    /// `pinned`: loaded at start and never evicted; default false.
+    pub pinned: bool,
     /// `tokenizer`: where the tokenizer file is, when it is not in the bundle; its digest must be the bundle's.
     pub tokenizer: Option<ObjectUri>,
 }
@@ -45,10 +50,18 @@ impl Entry {
 pub(crate) fn read(embedding: &mut Section, source: &mut Source<'_>) -> Models {
     let mut table = embedding.table("models", source.errors);
     let from_file: Option<String> = table.key("default", source.errors);
+    let limit: Option<u64> = source.get(&mut table, "memory_limit_bytes", "AKIDB_MEMORY_LIMIT_BYTES");
+    if let Some(bad) = limit.filter(|it| !(1 << 20..=1 << 50).contains(it)) {
+        source.errors.add(format!(
+            "`{}` (`AKIDB_MEMORY_LIMIT_BYTES`): {bad} is not in 1048576..={}",
+            table.path_of("memory_limit_bytes"),
+            1u64 << 50
+        ));
+    }
     let available: Vec<Entry> = table.tables("available", source.errors).into_iter().filter_map(|it| entry(it, source)).collect();
     table.finish(source.errors);
     let default = reference::choose(from_file.as_deref(), source, &available);
-    Models { default, available }
+    Models { default, memory_limit_bytes: limit, available }
 }
 
 fn entry(mut it: Section, source: &mut Source<'_>) -> Option<Entry> {
@@ -59,6 +72,7 @@ fn entry(mut it: Section, source: &mut Source<'_>) -> Option<Entry> {
     let precision = it.key("precision", source.errors);
     let variant: Option<String> = it.key("variant", source.errors);
     let fallback = it.key("fallback", source.errors).unwrap_or(false);
+    let pinned = it.key("pinned", source.errors).unwrap_or(false);
     let tokenizer: Option<String> = it.key("tokenizer", source.errors);
     for (key, missing) in [("name", name.is_none()), ("path", path.is_none())] {
         if missing && complaints == source.errors.0.len() {
@@ -76,7 +90,7 @@ fn entry(mut it: Section, source: &mut Source<'_>) -> Option<Entry> {
     let path = path.and_then(|value| object(&value, &it.path_of("path"), source));
     let tokenizer = tokenizer.and_then(|value| object(&value, &it.path_of("tokenizer"), source));
     it.finish(source.errors);
-    Some(Entry { name: name?, path: path?, dimension: dimension.map(|it| it as u32), precision, variant, fallback, tokenizer })
+    Some(Entry { name: name?, path: path?, dimension: dimension.map(|it| it as u32), precision, variant, fallback, pinned, tokenizer })
 }
 
 /// A URI, or a path relative to the configuration's folder.

@@ -54,6 +54,8 @@ struct VariantEntry {
     progress: f64,
     /// Of the artifact chosen; empty while none fits.
     digest: String,
+    /// Memory that its engine takes; null while it is not loaded.
+    memory_bytes: Option<u64>,
     /// RFC 3339; null while it is not loaded.
     loaded_at: Option<String>,
     /// Of a failure or a fallback.
@@ -93,6 +95,7 @@ fn variant(variant: &Variant) -> VariantEntry {
         state: variant.state.as_str(),
         progress: progress(variant.state),
         digest: variant.digest.clone(),
+        memory_bytes: loaded.map(|it| it.residence.memory_bytes),
         loaded_at: loaded.map(|it| rfc3339(it.loaded_at_ns)),
         reason: variant.reason.clone(),
     }

@@ -15,7 +15,8 @@ use super::question::Question;
 use super::record::Record;
 use super::vectors;
 use crate::batcher::{BatchError, Embedded, Work};
-use crate::router::{self, Ask, Route};
+use crate::models::demand::Unmet;
+use crate::router::{self, Ask, Route, RouteError};
 use crate::serving::Loaded;
 use crate::tokenizer::Encoded;
 
@@ -48,15 +49,15 @@ impl<E: Into<ApiError>> From<E> for Stop {
 
 /// Answers a question.
 pub(super) async fn embed(state: &AppState, question: Question, caller: Caller) -> Result<Answer, ApiError> {
-    let choose = || choose(state, &question, &caller).inspect_err(|error| state.metrics.error_without_variant(error.code()));
-    let route = choose()?;
+    let choose = async || find(state, &question, &caller).await.inspect_err(|error| state.metrics.error_without_variant(error.code()));
+    let route = choose().await?;
     let (telemetry, metrics, consumer) = (state.telemetry.clone(), state.metrics.clone(), caller.consumer.clone());
     let mut record = Record::open(telemetry, metrics, route.lane.clone(), consumer, question.arrived);
     record.texts = question.input.len() as u64;
     let mut result = attempt(state, &question, &caller, route, &mut record).await;
     if matches!(result, Err(Stop::Gone)) {
         // The table has its successor by now.
-        result = match choose() {
+        result = match choose().await {
             Ok(route) => {
                 record.reroute(route.lane.clone());
                 attempt(state, &question, &caller, route, &mut record).await
@@ -75,7 +76,29 @@ pub(super) async fn embed(state: &AppState, question: Question, caller: Caller) 
     result
 }
 
-fn choose(state: &AppState, question: &Question, caller: &Caller) -> Result<Route, ApiError> {
+/// How often a request asks for an engine that is evicted again before it gets there.
+const ASKS: usize = 3;
+
+/// A route; a variant that is known but not loaded is waited for within the deadline.
+async fn find(state: &AppState, question: &Question, caller: &Caller) -> Result<Route, ApiError> {
+    let deadline = question.arrived + question.timeout;
+    for _ in 0..ASKS {
+        let (model, variant, was) = match choose(state, question, caller) {
+            Err(RouteError::NotReady { model, variant, state }) => (model, variant, state),
+            other => return Ok(other?),
+        };
+        let not_ready = |model, state| Err(RouteError::NotReady { model, variant: variant.clone(), state }.into());
+        match state.demand.want(&model, &variant, deadline.into()).await {
+            Ok(()) => {}
+            Err(Unmet::Deadline) => return Err(ApiError::Deadline),
+            Err(Unmet::Refused(why)) => return not_ready(model, why),
+            Err(Unmet::Nobody) => return not_ready(model, was),
+        }
+    }
+    Ok(choose(state, question, caller)?)
+}
+
+fn choose(state: &AppState, question: &Question, caller: &Caller) -> Result<Route, RouteError> {
     let serving = state.serving.load();
     let model: Option<ModelRef> = match &question.model {
         Some(name) => Some(name.parse().map_err(|_| router::unknown_model(&serving, name))?),
@@ -83,11 +106,12 @@ fn choose(state: &AppState, question: &Question, caller: &Caller) -> Result<Rout
     };
     let (sticky, app) = (caller.sticky.as_deref(), caller.consumer.app.as_str());
     let ask = Ask { model: model.as_ref(), purpose: question.purpose, app, sticky, random: rand::random() };
-    Ok(router::route(&serving, &ask)?)
+    router::route(&serving, &ask)
 }
 
 async fn attempt(state: &AppState, question: &Question, caller: &Caller, route: Route, record: &mut Record) -> Result<Answer, Stop> {
     let Route { loaded, lane } = route;
+    let _in_use = loaded.residence.enter(state.clock.now_ns());
     let deadline = question.arrived + question.timeout;
     let started = Instant::now();
     let encoding = question.encode(&loaded, state.limits.texts);

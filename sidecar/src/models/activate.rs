@@ -7,15 +7,17 @@ use std::sync::Arc;
 use akidb_domain::reference::{Reference, ReferenceError, parity_gate};
 use akidb_domain::snapshot::{ServedArtifact, ServedModel};
 use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::marker::Markers;
+use super::memory;
+use super::owner::RoomAsk;
 use crate::artifacts::{ArtifactError, Artifacts, View};
 use crate::batcher::{Batcher, EngineId};
 use crate::clock::Clock;
 use crate::engine::{EngineError, EngineSpec, TokenBatch, onnx};
 use crate::metrics::Metrics;
-use crate::serving::VariantState;
+use crate::serving::{Residence, VariantState};
 use crate::tokenizer::{Tokenizer, TokenizerPool};
 
 /// What every activation needs; cheap to clone.
@@ -37,6 +39,8 @@ pub struct Parts {
     pub threads: usize,
     /// What this machine runs engines on.
     pub provider: ExecutionProvider,
+    /// Most memory that engines may take together.
+    pub memory_limit_bytes: u64,
 }
 
 /// A loaded, proven engine.
@@ -45,6 +49,7 @@ pub(crate) struct Live {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) engine: EngineId,
     pub(crate) loaded_at_ns: u64,
+    pub(crate) residence: Arc<Residence>,
     /// Keeps the files in the cache.
     _files: View,
 }
@@ -67,11 +72,10 @@ pub(crate) enum ActivationError {
     Load { artifact: String, cause: String },
     #[error("artifact {artifact}: its answers differ from its reference vectors: least cosine {got:.6}, at least {gate} is needed")]
     Parity { artifact: String, got: f64, gate: f64 },
-    #[error(
-        "artifact {artifact} is quarantined: the process did not survive its last {tries} loads; remove {marker} to try it again",
-        tries = 2
-    )]
-    Quarantined { artifact: String, marker: String },
+    #[error("artifact {artifact} is not loaded: {cause}")]
+    NoRoom { artifact: String, cause: String },
+    #[error("artifact {artifact} is quarantined: the process did not survive its last {}; remove {marker} to try it again", loads(*.final_one))]
+    Quarantined { artifact: String, marker: String, final_one: bool },
 }
 
 impl ActivationError {
@@ -81,34 +85,49 @@ impl ActivationError {
     }
 }
 
+fn loads(two: bool) -> &'static str {
+    if two { "2 loads" } else { "load, and something else can serve meanwhile" }
+}
+
 /// At most this many artifacts are pulled at a time.
 const PULLS: usize = 3;
 
-/// Takes turns: few pulls, one load.
+/// Takes turns: few pulls, one load; and memory is asked for before it is taken.
 #[derive(Debug, Clone)]
 pub(crate) struct Turns {
     pulls: Arc<Semaphore>,
     loads: Arc<Semaphore>,
+    rooms: mpsc::Sender<RoomAsk>,
 }
 
-impl Default for Turns {
-    fn default() -> Self {
-        Self { pulls: Arc::new(Semaphore::new(PULLS)), loads: Arc::new(Semaphore::new(1)) }
+impl Turns {
+    pub(crate) fn new(rooms: mpsc::Sender<RoomAsk>) -> Self {
+        Self { pulls: Arc::new(Semaphore::new(PULLS)), loads: Arc::new(Semaphore::new(1)), rooms }
+    }
+
+    /// Waits for memory within the budget, or for word that there is none.
+    async fn room(&self, digest: &str) -> Result<(), String> {
+        let (reply, answer) = oneshot::channel();
+        // An error means that the owner has ended, and its tasks with it.
+        drop(self.rooms.send(RoomAsk { digest: digest.to_owned(), reply }).await);
+        answer.await.unwrap_or_else(|_| Err("the sidecar is shutting down".to_owned()))
     }
 }
 
 impl Job {
-    /// Brings the artifact up. `tell` gets its state as it changes.
+    /// Brings the artifact up. `tell` gets its state as it changes. `spared`: there is something else to serve, so one death is enough.
     pub(crate) async fn run(
         &self,
         parts: &Parts,
         turns: &Turns,
+        spared: bool,
         tell: &(dyn Fn(VariantState) + Send + Sync),
     ) -> Result<Live, ActivationError> {
         let markers = Markers::open(&parts.state).map_err(|e| self.load_error(format!("activation markers: {e}")))?;
-        if markers.quarantined(&self.artifact.digest) {
+        let final_one = markers.quarantined(&self.artifact.digest);
+        if final_one || (spared && markers.suspected(&self.artifact.digest)) {
             let marker = parts.state.join("activations").join(&self.artifact.digest).display().to_string();
-            return Err(ActivationError::Quarantined { artifact: self.name(), marker });
+            return Err(ActivationError::Quarantined { artifact: self.name(), marker, final_one });
         }
         // The semaphores are never closed; were they, going on without a turn would still be right.
         let turn = turns.pulls.acquire().await;
@@ -116,9 +135,11 @@ impl Job {
         let files = parts.artifacts.pull(&self.artifact, &self.short_name(), &progress).await?;
         drop(turn);
         tell(VariantState::Cached);
+        turns.room(&self.artifact.digest).await.map_err(|cause| ActivationError::NoRoom { artifact: self.name(), cause })?;
         let _turn = turns.loads.acquire().await;
         tell(VariantState::Loading);
         let mark = Mark::begin(markers, &self.artifact.digest).map_err(|e| self.load_error(format!("activation marker: {e}")))?;
+        let before = memory::resident();
         let (engine, tokenizer, reference) = self.load(parts, files.folder.clone()).await?;
         let engine = parts.batcher.install(engine).await;
         if let Err(error) = self.prove(parts, engine, &tokenizer, &reference).await {
@@ -126,7 +147,9 @@ impl Job {
             return Err(error);
         }
         drop(mark);
-        Ok(Live { tokenizer, engine, loaded_at_ns: parts.clock.now_ns(), _files: files })
+        let bytes = memory::footprint(&self.artifact, before, memory::resident());
+        let residence = Arc::new(Residence::new(bytes, parts.clock.now_ns()));
+        Ok(Live { tokenizer, engine, loaded_at_ns: parts.clock.now_ns(), residence, _files: files })
     }
 
     /// Reads the files on a thread that may block. Its priority stays normal: the runtime's own threads would inherit a lower one.

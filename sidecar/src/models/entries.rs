@@ -124,7 +124,7 @@ async fn choose(read: &Read, all: &[Read], machine: Machine, bundles: &Bundles) 
 
 fn add(plan: &mut Plan, read: &Read, choice: Result<Choice, String>, bundle: Option<&Bundle>) {
     let at = VariantRef { version: VERSION.into(), variant: read.variant.clone() };
-    let variant = PlannedVariant { at: at.clone(), precision: read.precision, hold: true, choice };
+    let variant = PlannedVariant { at: at.clone(), precision: read.precision, hold: true, pinned: read.entry.pinned, choice };
     let model = plan.models.entry(read.entry.model()).or_insert_with(|| PlannedModel {
         card: empty_card(&read.entry),
         default: at.clone(),

@@ -21,6 +21,9 @@ pub(crate) struct LastGood {
 pub(crate) struct Good {
     pub(crate) artifact: ServedArtifact,
     pub(crate) precision: Precision,
+    /// Which variant it was, where it was noted as the model's default.
+    #[serde(default)]
+    pub(crate) at: Option<VariantRef>,
 }
 
 /// Most variants remembered.
@@ -38,9 +41,22 @@ impl LastGood {
         self.known.get(&key(model, at))
     }
 
+    /// What a model's default was when it last served.
+    pub(crate) fn default_of(&self, model: &str) -> Option<(&VariantRef, &Good)> {
+        self.known.get(model).and_then(|it| Some((it.at.as_ref()?, it)))
+    }
+
     /// Remembers an artifact.
     pub(crate) fn set(&mut self, model: &str, at: &VariantRef, good: Good) {
-        let key = key(model, at);
+        self.note(key(model, at), good);
+    }
+
+    /// Remembers a model's default; `good` says which variant it is.
+    pub(crate) fn set_default(&mut self, model: &str, good: Good) {
+        self.note(model.to_owned(), good);
+    }
+
+    fn note(&mut self, key: String, good: Good) {
         if self.known.get(&key) == Some(&good) || (self.known.len() >= MOST && !self.known.contains_key(&key)) {
             return;
         }

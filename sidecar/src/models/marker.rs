@@ -1,5 +1,8 @@
 //! Engines that took the process down: noted before a load, cleared after parity. Enters: digests. Leaves: which are quarantined.
-//! Never: a third try of an artifact that two processes did not survive.
+//! Never: a third try of an artifact that two processes did not survive; a second one while something else could serve instead, unless a
+//! process ended well in between: a kill or a power cut in the middle of a load is not the artifact's fault.
+//!
+//! A marker holds the number of deaths, and `pardoned` once a process ended well after the first.
 
 use std::fs;
 use std::io;
@@ -7,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 /// Unclean starts with the marker present after which an artifact is not tried again.
 const TRIES: u32 = 2;
+const PARDONED: &str = "pardoned";
 
 /// Markers in `<state>/activations`, one file a digest.
 #[derive(Debug, Clone)]
@@ -27,6 +31,24 @@ impl Markers {
         self.crashes(digest) >= TRIES
     }
 
+    /// Whether its last load ended the process.
+    pub fn suspected(&self, digest: &str) -> bool {
+        self.crashes(digest) > 0 && !self.text(digest).ends_with(PARDONED)
+    }
+
+    /// Notes that the process ends well: what is suspected may be tried once more.
+    pub fn pardon(&self) {
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let digest = entry.file_name().to_string_lossy().into_owned();
+            let text = format!("{} {PARDONED}", self.crashes(&digest));
+            if self.suspected(&digest)
+                && let Err(error) = fs::write(entry.path(), text)
+            {
+                tracing::warn!(%error, digest, "the activation marker cannot be written");
+            }
+        }
+    }
+
     /// Notes that a load begins; counted as a crash until [`Markers::clear`].
     pub fn begin(&self, digest: &str) -> io::Result<()> {
         let file = self.folder.join(digest);
@@ -43,7 +65,11 @@ impl Markers {
     }
 
     fn crashes(&self, digest: &str) -> u32 {
-        fs::read_to_string(self.folder.join(digest)).ok().and_then(|it| it.trim().parse().ok()).unwrap_or(0)
+        self.text(digest).split_whitespace().next().and_then(|it| it.parse().ok()).unwrap_or(0)
+    }
+
+    fn text(&self, digest: &str) -> String {
+        fs::read_to_string(self.folder.join(digest)).unwrap_or_default()
     }
 }
 
@@ -65,5 +91,18 @@ mod tests {
         assert!(Markers::open(folder.path()).unwrap().quarantined(&digest));
         markers.clear(&digest);
         assert!(!markers.quarantined(&digest));
+    }
+
+    #[test]
+    fn one_unclean_start_is_a_suspicion_that_a_clean_end_lifts() {
+        let folder = tempfile::tempdir().unwrap();
+        let (markers, digest) = (Markers::open(folder.path()).unwrap(), "b".repeat(64));
+        assert!(!markers.suspected(&digest));
+        markers.begin(&digest).unwrap();
+        assert!(markers.suspected(&digest) && !markers.quarantined(&digest));
+        markers.pardon();
+        assert!(!markers.suspected(&digest));
+        markers.begin(&digest).unwrap();
+        assert!(markers.suspected(&digest) && markers.quarantined(&digest));
     }
 }

@@ -1,43 +1,41 @@
-//! The task that owns every engine's state. Enters: plans, news of activations. Leaves: published tables. Never: a wait; pulls, loads and
-//! drains are tasks of their own.
+//! The task that owns every engine's state. Enters: plans, requests for what is not loaded, news of activations. Leaves: published tables.
+//! Never: a wait; pulls, loads and drains are tasks of their own.
+//!
+//! Rooms: `room` who gets memory, `publish` the table and what nobody needs any more.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod publish;
+mod room;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use akidb_domain::snapshot::VariantRef;
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activate::{ActivationError, Job, Live, Parts, Turns};
+use super::demand::Want;
 use super::last_good::{Good, LastGood};
-use super::plan::{Plan, PlannedModel, PlannedVariant};
-use super::table;
-use crate::backoff::Backoff;
-use crate::serving::{Serving, Table, VariantState};
+use super::marker::Markers;
+use super::plan::{Choice, Plan, PlannedModel, PlannedVariant};
+use super::slots::Slot;
+use crate::serving::{Table, VariantState};
+use room::Asking;
+pub(crate) use room::RoomAsk;
 
 /// News that may wait for the task; a progress report that finds no room is dropped, the next one says more.
 const NEWS: usize = 256;
+/// How often it is looked whether requests have left an engine that is to be evicted.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// An artifact's digest and its state.
 type News = (String, VariantState);
 
 /// A variant of a model: canonical name, version and variant.
 pub(crate) type Key = (String, VariantRef);
-
-/// An artifact's engine, or the way to it.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    pub(crate) state: VariantState,
-    pub(crate) reason: String,
-    pub(crate) live: Option<Arc<Live>>,
-    job: Job,
-    running: Option<AbortHandle>,
-    backoff: Backoff,
-    retry_at: Option<Instant>,
-}
 
 pub(crate) struct Owner {
     parts: Parts,
@@ -50,16 +48,22 @@ pub(crate) struct Owner {
     previous: HashMap<Key, Good>,
     last_good: LastGood,
     jobs: JoinSet<(String, Result<Live, ActivationError>)>,
-    drains: JoinSet<()>,
+    /// Each ends with the bytes that it freed.
+    drains: JoinSet<u64>,
+    leaving: u64,
     news: (mpsc::Sender<News>, mpsc::Receiver<News>),
+    wants: mpsc::Receiver<Want>,
+    rooms: mpsc::Receiver<RoomAsk>,
+    asking: Vec<Asking>,
 }
 
 impl Owner {
-    pub(crate) fn new(parts: Parts, table: Table, changed: watch::Sender<u64>) -> Self {
+    pub(crate) fn new(parts: Parts, table: Table, changed: watch::Sender<u64>, wants: mpsc::Receiver<Want>) -> Self {
         let last_good = LastGood::open(&parts.state);
+        let (rooms, asks) = mpsc::channel(room::ASKS);
         Self {
             parts,
-            turns: Turns::default(),
+            turns: Turns::new(rooms),
             table,
             changed,
             plan: Plan::default(),
@@ -68,31 +72,41 @@ impl Owner {
             last_good,
             jobs: JoinSet::new(),
             drains: JoinSet::new(),
+            leaving: 0,
             news: mpsc::channel(NEWS),
+            wants,
+            rooms: asks,
+            asking: Vec::new(),
         }
     }
 
     pub(crate) async fn run(mut self, mut plans: watch::Receiver<Plan>, stop: CancellationToken) {
         self.take(plans.borrow_and_update().clone());
         loop {
-            let retry_at = self.slots.values().filter_map(|it| it.retry_at).min();
-            let retry = async {
-                match retry_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let look = (!self.asking.is_empty()).then(|| Instant::now() + LOOK);
+            let (retry, look) = (sleep_until(self.slots.values().filter_map(|it| it.retry_at).min()), sleep_until(look));
             tokio::select! {
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.end(),
                 changed = plans.changed() => match changed {
                     Ok(()) => self.take(plans.borrow_and_update().clone()),
-                    Err(_) => return,
+                    Err(_) => return self.end(),
                 },
+                Some(want) = self.wants.recv() => self.want(want),
+                Some(ask) = self.rooms.recv() => self.ask_room(ask),
                 Some((digest, state)) = self.news.1.recv() => self.progress(&digest, state),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => if let Ok((digest, outcome)) = done { self.finish(&digest, outcome) },
-                Some(_) = self.drains.join_next(), if !self.drains.is_empty() => {}
+                Some(freed) = self.drains.join_next(), if !self.drains.is_empty() => self.drained(freed.unwrap_or(0)),
                 () = retry => self.retry(),
+                () = look => self.give_rooms(),
             }
+        }
+    }
+
+    /// The process ends well: whatever loads now is not to blame.
+    fn end(self) {
+        drop(self.jobs);
+        if let Ok(markers) = Markers::open(&self.parts.state) {
+            markers.pardon();
         }
     }
 
@@ -105,45 +119,80 @@ impl Owner {
         self.publish();
     }
 
-    /// Held variants, those of the default model first.
+    /// Held variants by priority: the default, pinned ones, other models' defaults, the rest.
     fn wanted(&self) -> Vec<(&PlannedModel, &PlannedVariant)> {
         let mut all: Vec<_> =
             self.plan.models.iter().flat_map(|(name, it)| it.variants.iter().map(move |variant| (name, it, variant))).collect();
         all.retain(|(_, _, variant)| variant.hold && variant.choice.is_ok());
-        all.sort_by_key(|(name, model, it)| (Some(*name) != self.plan.default_model.as_ref(), it.at != model.default));
+        all.sort_by_key(|(name, model, it)| {
+            let (ours, default) = (Some(*name) == self.plan.default_model.as_ref(), it.at == model.default);
+            (!(ours && default), !it.pinned, !default, !ours)
+        });
         all.into_iter().map(|(_, model, variant)| (model, variant)).collect()
     }
 
     /// Makes sure that an artifact is on its way.
     fn ensure(&mut self, job: &Job) {
         if !self.slots.contains_key(&job.artifact.digest) {
-            let total = job.artifact.files.iter().map(|it| it.file.bytes).sum();
-            let slot = Slot {
-                state: VariantState::Pulling { done: 0, total },
-                reason: String::new(),
-                live: None,
-                job: job.clone(),
-                running: None,
-                backoff: Backoff::new(Duration::from_secs(5), Duration::from_mins(5)),
-                retry_at: None,
-            };
-            self.slots.insert(job.artifact.digest.clone(), slot);
+            self.slots.insert(job.artifact.digest.clone(), Slot::new(job.clone()));
             self.start(&job.artifact.digest);
         }
     }
 
     fn start(&mut self, digest: &str) {
+        let something_else_serves = self.something_else_serves(digest);
         let Some(slot) = self.slots.get_mut(digest) else { return };
         let (job, parts, turns, news) = (slot.job.clone(), self.parts.clone(), self.turns.clone(), self.news.0.clone());
         let digest = digest.to_owned();
         let task = async move {
             // Full: see `NEWS`.
             let tell = |state| drop(news.try_send((digest.clone(), state)));
-            let outcome = job.run(&parts, &turns, &tell).await;
+            let outcome = job.run(&parts, &turns, something_else_serves, &tell).await;
             (digest, outcome)
         };
         slot.retry_at = None;
         slot.running = Some(self.jobs.spawn(task));
+    }
+
+    /// Whether this process has a use without the artifact: another planned one, or one that served before.
+    fn something_else_serves(&self, digest: &str) -> bool {
+        let other = |it: &Good| it.artifact.digest != digest;
+        self.wanted().iter().filter_map(|(_, it)| it.choice.as_ref().ok()).any(|it| it.artifact.digest != digest)
+            || self.plan.models.iter().any(|(name, model)| {
+                self.last_good.default_of(name).is_some_and(|(_, it)| other(it))
+                    || model.variants.iter().any(|it| self.last_good.get(name, &it.at).is_some_and(other))
+            })
+    }
+
+    /// A request for a variant that was not loaded a moment ago.
+    fn want(&mut self, want: Want) {
+        let Want { model, variant, reply } = want;
+        let planned = self.plan.models.get(&model).and_then(|it| Some((it, it.variants.iter().find(|it| it.at == variant)?)));
+        let found = match planned.map(|(model, it)| (job(model, it), &it.choice)) {
+            Some((Some(job), _)) => Ok(job),
+            Some((None, Err(why))) => Err(why.clone()),
+            _ => Err("it is not known here any more".to_owned()),
+        };
+        let job = match found {
+            Ok(job) => job,
+            // Who asked may have left.
+            Err(why) => return drop(reply.send(Err(why))),
+        };
+        let digest = job.artifact.digest.clone();
+        let slot = self.slots.entry(digest.clone()).or_insert_with(|| Slot::new(job));
+        slot.asked = true;
+        if slot.live.is_some() {
+            drop(reply.send(Ok(())));
+        } else if slot.state == VariantState::Failed {
+            drop(reply.send(Err(slot.reason.clone())));
+        } else {
+            slot.waiting.push(reply);
+            if slot.running.is_none() {
+                slot.reason.clear();
+                self.start(&digest);
+                self.publish();
+            }
+        }
     }
 
     fn progress(&mut self, digest: &str, state: VariantState) {
@@ -157,37 +206,56 @@ impl Owner {
         let Some(slot) = self.slots.get_mut(digest) else {
             // No longer wanted: let the engine go.
             if let Ok(live) = outcome {
-                self.drain(live.engine);
+                self.drain(&live);
             }
             return;
         };
-        slot.running = None;
-        self.parts.metrics.load_finished(&slot.job.card.name, &slot.job.variant, outcome.is_ok());
+        (slot.running, slot.granted) = (None, None);
+        let told = outcome.as_ref().map(|_| ()).map_err(ToString::to_string);
         match outcome {
             Ok(live) => {
-                tracing::info!(model = slot.job.card.name, variant = slot.job.variant, digest, "ready");
-                (slot.state, slot.reason, slot.live) = (VariantState::Ready, String::new(), Some(Arc::new(live)));
+                let bytes = live.residence.memory_bytes;
+                tracing::info!(model = slot.job.card.name, variant = slot.job.variant, digest, memory_bytes = bytes, "ready");
+                (slot.state, slot.reason, slot.measured) = (VariantState::Ready, String::new(), Some(bytes));
+                slot.live = Some(Arc::new(live));
                 slot.backoff.reset();
+            }
+            Err(ActivationError::NoRoom { .. }) => {
+                tracing::info!(model = slot.job.card.name, variant = slot.job.variant, digest, reason = ?told, "not loaded");
+                (slot.state, slot.reason) = (VariantState::Cached, told.clone().err().unwrap_or_default());
             }
             Err(error) => {
                 tracing::error!(model = slot.job.card.name, variant = slot.job.variant, digest, %error, "cannot be served");
                 (slot.state, slot.reason) = (VariantState::Failed, error.to_string());
                 slot.retry_at = error.is_worth_another_try().then(|| Instant::now() + slot.backoff.next_wait());
-                self.stand_in(digest);
             }
         }
+        if slot.state != VariantState::Cached {
+            self.parts.metrics.load_finished(&slot.job.card.name, &slot.job.variant, told.is_ok());
+        }
+        if slot.state == VariantState::Failed {
+            self.stand_in(digest);
+        }
         self.publish();
+        // Only now can those who waited be routed to it.
+        if let Some(slot) = self.slots.get_mut(digest) {
+            slot.answer(&told);
+        }
+        self.give_rooms();
     }
 
     /// Brings up what served before, for variants that have nothing else.
     fn stand_in(&mut self, failed: &str) {
         let mut jobs = Vec::new();
-        for (name, model) in &self.plan.models {
+        for (name, model) in &mut self.plan.models {
             let bereft = |it: &&PlannedVariant| it.choice.as_ref().is_ok_and(|it| it.artifact.digest == failed);
+            let mut default_is_bereft = false;
             for variant in model.variants.iter().filter(bereft) {
+                default_is_bereft |= variant.at == model.default;
                 let key = (name.clone(), variant.at.clone());
                 let good = self.last_good.get(name, &variant.at).filter(|it| it.artifact.digest != failed);
                 let Some(good) = good.filter(|_| !self.previous.contains_key(&key)).cloned() else { continue };
+                default_is_bereft &= variant.at != model.default;
                 let job = Job {
                     artifact: good.artifact.clone(),
                     card: model.card.clone(),
@@ -196,6 +264,17 @@ impl Owner {
                 };
                 jobs.push(job);
                 self.previous.insert(key, good);
+            }
+            // The default is a variant that never served here: the one that was the default before.
+            let before = self.last_good.default_of(name).filter(|(at, it)| **at != model.default && it.artifact.digest != failed);
+            if let Some((at, good)) = before.filter(|_| default_is_bereft) {
+                let planned = stood_in(at, good);
+                jobs.extend(job(model, &planned));
+                if let Some(known) = model.variants.iter_mut().find(|it| it.at == *at) {
+                    known.hold = true;
+                } else {
+                    model.variants.push(planned);
+                }
             }
         }
         for job in &jobs {
@@ -212,87 +291,14 @@ impl Owner {
         }
     }
 
-    fn publish(&mut self) {
-        self.remember();
-        let old = self.table.load_full();
-        let is_cached = |it: &_| self.parts.artifacts.is_cached(it);
-        let new =
-            table::Inputs { plan: &self.plan, slots: &self.slots, previous: &self.previous, old: &old, provider: self.parts.provider }
-                .table(&is_cached);
-        self.count(&old, &new);
-        let in_use = digests(&new);
-        self.table.store(Arc::new(new));
-        self.changed.send_modify(|it| *it += 1);
-        self.collect(&in_use);
-    }
-
-    /// Notes which artifacts serve.
-    fn remember(&mut self) {
-        for (name, model) in &self.plan.models {
-            for variant in &model.variants {
-                let Ok(choice) = &variant.choice else { continue };
-                if self.slots.get(&choice.artifact.digest).is_some_and(|it| it.live.is_some()) {
-                    let good = Good { artifact: choice.artifact.clone(), precision: choice.precision };
-                    self.previous.insert((name.clone(), variant.at.clone()), good.clone());
-                    self.last_good.set(name, &variant.at, good);
-                }
-            }
-        }
-        let known: BTreeSet<Key> =
-            self.plan.models.iter().flat_map(|(name, it)| it.variants.iter().map(|it| (name.clone(), it.at.clone()))).collect();
-        self.previous.retain(|key, _| known.contains(key));
-    }
-
-    fn count(&self, old: &Serving, new: &Serving) {
-        let metrics = &self.parts.metrics;
-        metrics.set_snapshot(new.snapshot);
-        let ready = new.default_model.as_ref().and_then(|it| new.models.get(it)).is_some_and(table::default_is_loaded);
-        metrics.set_ready(ready);
-        for (name, model) in &new.models {
-            for variant in &model.variants {
-                metrics.lane(&model.name, &variant.name);
-                let loaded = |serving: &Serving| {
-                    let same = |it: &&crate::serving::Variant| it.version == variant.version && it.name == variant.name;
-                    serving.models.get(name).and_then(|it| it.variants.iter().find(same)).and_then(|it| it.loaded.clone())
-                };
-                match (loaded(old), &variant.loaded) {
-                    (Some(before), Some(now)) if before.digest != now.digest => metrics.swapped(&model.name, &variant.name),
-                    (None, Some(now)) if now.fallback => {
-                        tracing::warn!(model = model.name, variant = variant.name, reason = variant.reason, "a fallback serves");
-                        metrics.provider_fallback(&model.name, &variant.name);
-                    }
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    /// Lets go of what nobody wants and nothing serves.
-    fn collect(&mut self, in_use: &BTreeSet<String>) {
-        let mut keep: BTreeSet<String> = in_use.clone();
-        keep.extend(self.wanted().iter().filter_map(|(_, it)| it.choice.as_ref().ok()).map(|it| it.artifact.digest.clone()));
-        let bereft = |it: &BTreeMap<String, VariantState>, digest: &str| it.get(digest).is_none_or(|state| *state != VariantState::Ready);
-        let states: BTreeMap<String, VariantState> = self.slots.iter().map(|(digest, it)| (digest.clone(), it.state)).collect();
-        for (key, good) in &self.previous {
-            let model = self.plan.models.get(&key.0);
-            let choice = model.and_then(|it| it.variants.iter().find(|it| it.at == key.1)).and_then(|it| it.choice.as_ref().ok());
-            if choice.is_none_or(|it| bereft(&states, &it.artifact.digest)) {
-                keep.insert(good.artifact.digest.clone());
-            }
-        }
-        let gone: Vec<String> = self.slots.keys().filter(|it| !keep.contains(*it)).cloned().collect();
-        for digest in gone {
-            let Some(slot) = self.slots.remove(&digest) else { continue };
-            slot.running.iter().for_each(AbortHandle::abort);
-            if let Some(live) = slot.live {
-                self.drain(live.engine);
-            }
-        }
-    }
-
-    fn drain(&mut self, engine: crate::batcher::EngineId) {
-        let batcher = self.parts.batcher.clone();
-        self.drains.spawn(async move { batcher.remove(engine).await });
+    /// Lets an engine go once the work queued for it is done.
+    fn drain(&mut self, live: &Live) {
+        let (batcher, engine, bytes) = (self.parts.batcher.clone(), live.engine, live.residence.memory_bytes);
+        self.leaving += bytes;
+        self.drains.spawn(async move {
+            batcher.remove(engine).await;
+            bytes
+        });
     }
 }
 
@@ -306,7 +312,14 @@ fn job(model: &PlannedModel, variant: &PlannedVariant) -> Option<Job> {
     })
 }
 
-fn digests(serving: &Serving) -> BTreeSet<String> {
-    let variants = serving.models.values().flat_map(|it| &it.variants);
-    variants.filter_map(|it| it.loaded.as_ref()).map(|it| it.digest.clone()).collect()
+fn stood_in(at: &VariantRef, good: &Good) -> PlannedVariant {
+    let choice = Choice { artifact: good.artifact.clone(), precision: good.precision, fallback: String::new() };
+    PlannedVariant { at: at.clone(), precision: good.precision, hold: true, pinned: false, choice: Ok(choice) }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
 }

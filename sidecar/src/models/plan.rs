@@ -43,6 +43,8 @@ pub struct PlannedVariant {
     pub precision: Precision,
     /// Whether it is kept loaded.
     pub hold: bool,
+    /// Never evicted.
+    pub pinned: bool,
     /// What serves it here, or why nothing can.
     pub choice: Result<Choice, String>,
 }
@@ -127,6 +129,6 @@ impl PlannedVariant {
         let choice =
             best.map(|it| Choice { artifact: it.clone(), precision: variant.precision, fallback: String::new() }).ok_or_else(reasons);
         let at = VariantRef { version: variant.version.clone(), variant: variant.name.clone() };
-        Self { at, precision: variant.precision, hold: variant.hold, choice }
+        Self { at, precision: variant.precision, hold: variant.hold, pinned: false, choice }
     }
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use akidb_domain::snapshot::{ServedArtifact, VariantRef};
 use akidb_domain::vocabulary::{ExecutionProvider, Precision};
 
-use super::last_good::Good;
-use super::owner::{Key, Slot};
+use super::last_good::{Good, LastGood};
+use super::owner::Key;
 use super::plan::{Choice, Plan, PlannedModel, PlannedVariant};
+use super::slots::Slot;
 use crate::serving::{Loaded, Model, Serving, Variant, VariantState};
 
 /// What a table is made of.
@@ -17,6 +18,7 @@ pub(crate) struct Inputs<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) slots: &'a HashMap<String, Slot>,
     pub(crate) previous: &'a HashMap<Key, Good>,
+    pub(crate) last_good: &'a LastGood,
     pub(crate) old: &'a Serving,
     pub(crate) provider: ExecutionProvider,
 }
@@ -40,11 +42,15 @@ impl Inputs<'_> {
         let card = &planned.card;
         let mut variants: Vec<Variant> = planned.variants.iter().map(|it| self.variant(name, planned, it, is_cached)).collect();
         let old = self.old.models.get(name);
-        let default = point(&planned.default, old.map(|it| &it.default), old, &mut variants);
+        let mut default = point(&planned.default, old.map(|it| &it.default), old, &mut variants);
+        if find(&variants, &default).is_none_or(|it| it.loaded.is_none()) {
+            // What was the default before this process began.
+            default = point(&default, self.last_good.default_of(name).map(|it| it.0), None, &mut variants);
+        }
         let aliases = card.aliases.iter().map(|(alias, at)| {
             let alias = alias.to_ascii_lowercase();
             let before = old.and_then(|it| it.aliases.get(&alias));
-            let at = point(at, before, old, &mut variants);
+            let at = if *at == planned.default { default.clone() } else { point(at, before, old, &mut variants) };
             (alias, at)
         });
         let aliases = aliases.collect();
@@ -128,6 +134,7 @@ impl Inputs<'_> {
             tokenizer: live.tokenizer.clone(),
             engine: live.engine,
             loaded_at_ns: live.loaded_at_ns,
+            residence: live.residence.clone(),
         }))
     }
 }
@@ -156,5 +163,5 @@ fn find<'a>(variants: &'a [Variant], at: &VariantRef) -> Option<&'a Variant> {
 }
 
 fn not_held(hold: bool) -> String {
-    if hold { String::new() } else { "not loaded: no alias names it".to_owned() }
+    if hold { String::new() } else { "not loaded: no alias names it; the first request loads it".to_owned() }
 }

@@ -16,6 +16,7 @@ use akidb_sidecar::engine::onnx::{self, Runtime};
 use akidb_sidecar::engine::{Engine, EngineError, EngineSpec, TokenBatch};
 use akidb_sidecar::http::{self, AppState, Limits, Listener, Readiness};
 use akidb_sidecar::metrics::Metrics;
+use akidb_sidecar::models::Demand;
 use akidb_sidecar::serving::{Loaded, Model, Serving, Table, Variant, VariantState};
 use akidb_sidecar::telemetry::{Observation, Telemetry};
 use akidb_sidecar::tokenizer::{Tokenizer, TokenizerPool};
@@ -65,7 +66,17 @@ impl Rig {
         let file = akidb_testkit::bundle().join("tokenizer.json");
         let tokenizer = Tokenizer::load(&file, manifest.model.max_tokens, &pool).expect("a tokenizer");
         let (readiness, text_log) = (Readiness::default(), http::TextLog::default());
-        let state = AppState { serving: Table::default(), batcher, telemetry, metrics, clock, limits, readiness, text_log };
+        let state = AppState {
+            serving: Table::default(),
+            demand: Demand::default(),
+            batcher,
+            telemetry,
+            metrics,
+            clock,
+            limits,
+            readiness,
+            text_log,
+        };
         let folder = tempfile::tempdir().expect("a folder");
         let (stop, socket) = (CancellationToken::new(), folder.path().join("api.sock"));
         let address = runtime.block_on(listen(&state, &stop, &socket));
@@ -99,6 +110,7 @@ impl Rig {
             tokenizer: self.tokenizer.clone(),
             engine,
             loaded_at_ns: self.state.clock.now_ns(),
+            residence: Arc::default(),
         };
         let (precision, loaded) = (loaded.precision, Some(Arc::new(loaded)));
         Variant { version: "1".into(), name: name.into(), precision, digest, state: VariantState::Ready, reason: String::new(), loaded }
