@@ -102,6 +102,18 @@ fn a_newer_stream_ends_the_older() {
 }
 
 #[test]
+fn a_sidecar_that_crashed_often_is_let_in() {
+    let app = TestApp::start();
+    Sidecar::new(&app, "s", "crash-3").report(vec![window(1, 1)], 0).unwrap();
+    let sidecar = Sidecar::new(&app, "s", "b1");
+    let spooled_boots = (0..3_000).map(|i| format!("crash-{i}")).collect();
+    let mut stream = sidecar.watch_as(v1::Identity { spooled_boots, ..sidecar.identity() }).unwrap();
+    let marks = stream.welcome().marks;
+    assert_eq!((marks.len(), marks[3].high_water_mark), (1_025, 1));
+    assert_eq!(marks.last().unwrap().boot_id, "b1");
+}
+
+#[test]
 fn a_stranger_ends_nobodys_stream() {
     let app = TestApp::start();
     let sidecar = Sidecar::new(&app, "s", "b1");
