@@ -122,7 +122,7 @@ def _prepare(options: Options, say: Callable[[str], None]) -> _Job:
 
 
 def _texts(options: Options, encoder: Encoder, say: Callable[[str], None]) -> _Texts:
-    """Calibration from the file or the corpus; the proof from the test set, or a quarter of the file kept out by hash."""
+    """Calibration from the file or the corpus; the proof from the test set, or a quarter of the file, by hash."""
     data, proof = options.calibration_data, options.test_dataset
     if data is None:
         if not (CORPUS / corpus.CALIBRATION).is_file():
