@@ -21,7 +21,7 @@ help: ## This list
 run: setup build ## Run control plane and sidecar on loopback with the real all-MiniLM-L6-v2 (PRICE=0.10, STATE=.akidb)
 	@exec $(VENV)/bin/python scripts/run_local.py --state '$(STATE)' --bundle $(BUNDLE) --runtime $(RUNTIME) $(if $(PRICE),--price '$(PRICE)')
 
-test: setup ## Run every test
+test: setup $(VENV)/.ready-dev ## Run every test
 	SQLX_OFFLINE=true cargo test --workspace --locked
 	$(VENV)/bin/python -m pytest scripts/tests -q
 	PYTHON=$(PYTHON) helm/test.sh
@@ -32,7 +32,7 @@ build: cargo ## Build the three programs in release mode
 	@echo "building (the first build takes some minutes)"
 	SQLX_OFFLINE=true cargo build --release --locked $(BINARIES)
 
-lint: setup ## Formatting, lints, import arrows, compile-time checked SQL
+lint: setup $(VENV)/.ready-dev ## Formatting, lints, import arrows, compile-time checked SQL
 	cargo fmt --all --check
 	$(PYTHON) scripts/check_arrows.py
 	$(VENV)/bin/ruff check scripts helm
@@ -50,11 +50,17 @@ cargo:
 	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust with rustup (rust-toolchain.toml names the version)" >&2; exit 1; }
 	@command -v cc >/dev/null || { echo "a C compiler is missing (SQLite is built from source): install gcc or clang" >&2; exit 1; }
 
-$(VENV)/.ready: scripts/requirements.txt scripts/requirements-dev.txt scripts/requirements-nodeps.txt
+$(VENV)/.ready: scripts/requirements.txt scripts/requirements-nodeps.txt
 	@echo "setting up the Python tools in $(VENV)"
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt -r scripts/requirements-dev.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r scripts/requirements-nodeps.txt
+	@touch $@
+
+# What only tests need: pytest, ruff, a real S3 server, the clients that applications use.
+$(VENV)/.ready-dev: $(VENV)/.ready scripts/requirements-dev.txt scripts/requirements-clients.txt
+	@echo "setting up what the tests need in $(VENV)"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt -r scripts/requirements-dev.txt -r scripts/requirements-clients.txt
 	@touch $@
 
 # The shared library inside the onnxruntime wheel, under a name that does not change with its version.
