@@ -48,10 +48,11 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             "serving",
             "metrics",
             "clock",
+            "traces",
         },
         "router": {"config", "serving", "metrics", "clock"},
         "tokenizer": {"config", "metrics", "clock"},
-        "batcher": {"config", "engine", "telemetry", "metrics", "clock"},
+        "batcher": {"config", "engine", "telemetry", "metrics", "clock", "traces"},
         "control": {"config", "models", "router", "telemetry", "serving", "metrics", "backoff", "clock"},
         "models": {
             "config",
@@ -69,6 +70,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "engine": {"config", "metrics", "clock"},
         "telemetry": {"config", "metrics", "clock"},
         "serving": {"batcher", "tokenizer"},
+        "traces": {"config", "clock"},
         "metrics": set(),
         "backoff": set(),
         "clock": set(),
@@ -113,6 +115,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
 # Foreign crates -> path prefixes (of sources below some `src/`) that may name them.
 FOREIGN: dict[tuple[str, ...], tuple[str, ...]] = {
     ("ort",): ("sidecar/src/engine/onnx.rs", "sidecar/src/engine/onnx/"),
+    ("opentelemetry", "opentelemetry_otlp", "opentelemetry_sdk"): ("sidecar/src/traces.rs",),
     ("sqlx",): ("control-plane/src/db",),
     ("tonic", "tonic_prost", "prost", "prost_types"): (
         "proto/",

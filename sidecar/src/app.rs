@@ -86,6 +86,8 @@ impl App {
         if let Some(control) = &self.control {
             control.flush(LAST_WORDS.max(deadline.saturating_duration_since(Instant::now()))).await;
         }
+        let traces = self.state.traces.clone();
+        join(tokio::task::spawn_blocking(move || traces.flush())).await;
         self.artifacts.close();
         self.stop.cancel();
         join(ops).await;

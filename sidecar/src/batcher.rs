@@ -26,6 +26,7 @@ use queue::{Overhead, Queue};
 use crate::engine::{Engine, EngineError, TokenBatch};
 use crate::metrics::Metrics;
 use crate::telemetry::Telemetry;
+use crate::traces::TraceLink;
 
 /// An engine's place in the executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -77,6 +78,8 @@ pub struct Work {
     pub deadline: Instant,
     /// Who asks; apps share the device fairly.
     pub app: String,
+    /// The request's span, if it is traced.
+    pub trace: Option<TraceLink>,
 }
 
 /// A request's vectors and what they took.

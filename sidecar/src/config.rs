@@ -44,6 +44,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// `[logs]`
     pub logs: Logs,
+    /// `[traces]`
+    pub traces: Traces,
     /// `[embedding.batching]`
     pub batching: Batching,
     /// `[embedding.models]`
@@ -149,6 +151,17 @@ pub struct TextSample {
     pub per_second: u32,
 }
 
+/// `[traces]`: OpenTelemetry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Traces {
+    /// `otlp_endpoint`, `AKIDB_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_ENDPOINT`: a collector's gRPC address, e.g. `http://localhost:4317`;
+    /// default none: nothing is traced.
+    pub otlp_endpoint: Option<String>,
+    /// `sample_ratio`, `AKIDB_TRACE_SAMPLE_RATIO`: part of the requests without a `traceparent` that is traced, 0 to 1 (default); with one,
+    /// its sampled flag decides.
+    pub sample_ratio: f64,
+}
+
 /// `[embedding.batching]`: how batches are cut, and the bounds of the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batching {
@@ -214,6 +227,7 @@ impl Config {
             device: device(&mut root, &identity, &mut source),
             runtime: runtime(&mut root, &mut source),
             logs: logs(&mut root, &mut source),
+            traces: traces(&mut root, &mut source),
             batching: batching(&mut embedding, &mut source),
             models: models::read(&mut embedding, &mut source),
             identity,
@@ -263,9 +277,9 @@ impl Source<'_> {
         value
     }
 
-    /// A part of the whole, 0 (default) to 1.
-    fn share(&mut self, section: &mut Section, (key, variable): (&'static str, &str)) -> f64 {
-        let value = self.get(section, key, variable).unwrap_or(0.0);
+    /// A part of the whole, 0 to 1.
+    fn share(&mut self, section: &mut Section, (key, variable): (&'static str, &str), default: f64) -> f64 {
+        let value = self.get(section, key, variable).unwrap_or(default);
         if !(0.0..=1.0).contains(&value) {
             self.errors.add(format!("`{}` (`{variable}`): {value} is not in 0..=1", section.path_of(key)));
         }
@@ -387,13 +401,28 @@ fn logs(root: &mut Section, source: &mut Source<'_>) -> Logs {
         format: source.get(&mut it, "format", "AKIDB_LOG_FORMAT").unwrap_or_default(),
         level: source.text(&mut it, "level", "AKIDB_LOG", || "info".into()),
         texts: TextSample {
-            share: source.share(&mut it, ("embed_request_sample", "AKIDB_EMBED_REQUEST_SAMPLE")),
+            share: source.share(&mut it, ("embed_request_sample", "AKIDB_EMBED_REQUEST_SAMPLE"), 0.0),
             max_bytes: source.number(&mut it, ("embed_request_max_bytes", "AKIDB_EMBED_REQUEST_MAX_BYTES"), 2_048, 16..=65_536) as usize,
             per_second: source.number(&mut it, ("embed_request_per_second", "AKIDB_EMBED_REQUEST_PER_SECOND"), 10, 1..=10_000) as u32,
         },
     };
     it.finish(source.errors);
     logs
+}
+
+fn traces(root: &mut Section, source: &mut Source<'_>) -> Traces {
+    let mut it = root.table("traces", source.errors);
+    let ours: Option<String> = source.get(&mut it, "otlp_endpoint", "AKIDB_OTLP_ENDPOINT");
+    let usual = || source.env.get("OTEL_EXPORTER_OTLP_ENDPOINT").cloned();
+    let otlp_endpoint = ours.or_else(usual).filter(|it| !it.is_empty());
+    let sample_ratio = source.share(&mut it, ("sample_ratio", "AKIDB_TRACE_SAMPLE_RATIO"), 1.0);
+    it.finish(source.errors);
+    if let Some(bad) = otlp_endpoint.as_ref().filter(|it| !it.starts_with("http://")) {
+        source.errors.add(format!(
+            "`traces.otlp_endpoint` (`AKIDB_OTLP_ENDPOINT`, `OTEL_EXPORTER_OTLP_ENDPOINT`): `{bad}` is not http://host:port (TLS is not supported)"
+        ));
+    }
+    Traces { otlp_endpoint, sample_ratio }
 }
 
 fn batching(embedding: &mut Section, source: &mut Source<'_>) -> Batching {

@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::models::Demand;
 use crate::serving::Table;
 use crate::telemetry::Telemetry;
+use crate::traces::Traces;
 
 pub use routes::{api_router, document, ops_router};
 pub use server::{Listener, serve};
@@ -64,6 +65,8 @@ pub struct AppState {
     pub limits: Limits,
     /// Whether this sidecar wants traffic.
     pub readiness: Readiness,
+    /// Where spans go if that was asked for.
+    pub traces: Traces,
     /// Where texts go if that was asked for.
     pub text_log: TextLog,
 }

@@ -12,6 +12,7 @@
 //! - [`artifacts`]: pull, verify and cache files
 //! - [`engine`]: one loaded ONNX graph
 //! - [`telemetry`]: windows, the spool, the cost meter
+//! - [`traces`]: OpenTelemetry spans
 //! - [`serving`]: the table of what can be served now, published by `models`, read by `router` and `http`
 //! - [`metrics`]: every metric's name
 //! - [`backoff`]: when to try again
@@ -32,3 +33,4 @@ pub mod router;
 pub mod serving;
 pub mod telemetry;
 pub mod tokenizer;
+pub mod traces;

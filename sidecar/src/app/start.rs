@@ -26,6 +26,7 @@ use crate::models::entries::{self, DefaultRefused};
 use crate::models::{Machine, Models, Parts, memory};
 use crate::telemetry::{Recorder, Spool, Telemetry, recorder};
 use crate::tokenizer::{TokenizerError, TokenizerPool};
+use crate::traces::{Traces, TracesError};
 
 /// Why a sidecar does not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +66,9 @@ pub enum StartError {
     /// As it says.
     #[error(transparent)]
     Tokenizers(#[from] TokenizerError),
+    /// As it says.
+    #[error(transparent)]
+    Traces(#[from] TracesError),
     /// As it says.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -140,6 +144,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         clock,
         limits: Limits::default(),
         readiness: Readiness::default(),
+        traces: Traces::start(&config.traces, clock)?,
         text_log: TextLog::new(config.logs.texts),
     };
     Ok(App { state, address, ops_address, models, config, recorder, spool, artifacts, listeners, ops, control, tasks, stop })

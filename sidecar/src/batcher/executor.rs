@@ -12,6 +12,7 @@ use super::queue::{Batch, Outcome, Overhead, Queue, Step};
 use crate::engine::{Engine, EngineError, TokenBatch};
 use crate::metrics::Metrics;
 use crate::telemetry::{BatchDone, Observation, Telemetry};
+use crate::traces::{self, BatchFacts};
 
 /// Padding; masked, so any id would do.
 const PAD: i64 = 0;
@@ -65,6 +66,8 @@ impl Executor {
         self.telemetry.observe(Observation::BatchStarted { lane: lane.clone(), at: from });
         let result = run(&mut self.engines, batch.cut.engine, &self.tensors);
         let to = Instant::now();
+        let facts = BatchFacts { model: &lane.model, variant: &lane.variant, texts: rows, padded_tokens, from, to };
+        traces::batch(&batch.links, &facts);
         self.telemetry.observe(Observation::BatchFinished(BatchDone { lane: lane.clone(), from, to, tokens, padded_tokens }));
         let vectors = result.map(|(flat, dimension)| flat.chunks_exact(dimension.max(1)).map(<[f32]>::to_vec).collect());
         let vectors = vectors.map_err(|error| {

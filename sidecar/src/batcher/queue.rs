@@ -3,7 +3,7 @@
 //!
 //! Enters: requests, engines, finished batches. Leaves: the executor's next step, answers. Never: a lock held while an engine runs.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use super::policy::{Ask, Cut, Next, Policy};
 use super::{BatchError, BatcherConfig, Embedded, EngineId, Work};
 use crate::engine::{Engine, EngineError, TokenBatch};
 use crate::metrics::{LaneMetrics, Metrics};
+use crate::traces::TraceLink;
 
 /// Overhead batches that may wait.
 const MAX_OVERHEADS: usize = 64;
@@ -59,6 +60,8 @@ pub(super) struct Batch {
     /// Token ids, in the order of `cut.items`.
     pub(super) texts: Vec<Vec<u32>>,
     pub(super) metrics: Option<LaneMetrics>,
+    /// Spans of its requests that are traced.
+    pub(super) links: Vec<TraceLink>,
 }
 
 /// How a batch went.
@@ -109,6 +112,7 @@ struct Pending {
     engine: Duration,
     share_ns: u64,
     metrics: LaneMetrics,
+    trace: Option<TraceLink>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -211,6 +215,7 @@ impl Queue {
             engine: Duration::ZERO,
             share_ns: 0,
             metrics,
+            trace: work.trace,
             answer,
         };
         pending.metrics.queue_depth.add(pending.left as i64);
@@ -330,6 +335,7 @@ impl State {
     fn take(&mut self, cut: Cut<LaneKey>, now: Instant) -> Batch {
         let mut texts = Vec::with_capacity(cut.items.len());
         let mut metrics: Option<LaneMetrics> = None;
+        let mut links = BTreeMap::new();
         for item in &cut.items {
             let Some(pending) = self.pending.get_mut(&item.request) else {
                 texts.push(Vec::new());
@@ -340,12 +346,15 @@ impl State {
                 pending.metrics.batch_wait.observe(now.saturating_duration_since(pending.submitted).as_secs_f64());
             }
             texts.push(std::mem::take(&mut pending.texts[item.text]));
+            if let Some(link) = &pending.trace {
+                links.entry(item.request).or_insert_with(|| link.clone());
+            }
             metrics.get_or_insert_with(|| pending.metrics.clone());
         }
         if let Some(metrics) = &metrics {
             metrics.queue_depth.set(self.policy.waiting_in(&cut.lane) as i64);
         }
-        Batch { cut, texts, metrics }
+        Batch { cut, texts, metrics, links: links.into_values().collect() }
     }
 
     fn deliver(&mut self, batch: &Batch, vectors: Vec<Vec<f32>>, took: Duration, tokens: u64) {

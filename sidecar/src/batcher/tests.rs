@@ -65,7 +65,7 @@ impl Rig {
             fallback: false,
         };
         let texts = texts.iter().map(|it| it.to_vec()).collect();
-        Work { lane: Arc::new(lane), engine: self.engine, texts, deadline: Instant::now() + timeout, app: String::new() }
+        Work { lane: Arc::new(lane), engine: self.engine, texts, deadline: Instant::now() + timeout, app: String::new(), trace: None }
     }
 
     /// Submits in the background and waits until the executor or the queue has it.

@@ -11,6 +11,7 @@ use akidb_domain::vocabulary::Purpose;
 use super::AppState;
 use super::error::ApiError;
 use crate::telemetry::Consumer;
+use crate::traces::{RequestTrace, Traces};
 
 /// Most bytes of `x-akidb-app` and `x-akidb-tenant`.
 const MAX_NAME: usize = 128;
@@ -23,21 +24,24 @@ pub(super) struct Caller {
     pub(super) sticky: Option<Vec<u8>>,
     /// `x-akidb-purpose`.
     pub(super) purpose: Option<Purpose>,
+    /// The request's span, under that of `traceparent`.
+    pub(super) trace: Option<RequestTrace>,
 }
 
 impl FromRequestParts<AppState> for Caller {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, ApiError> {
-        read(&parts.headers).inspect_err(|error| state.metrics.error_without_variant(error.code()))
+        read(&parts.headers, &state.traces).inspect_err(|error| state.metrics.error_without_variant(error.code()))
     }
 }
 
-fn read(headers: &HeaderMap) -> Result<Caller, ApiError> {
+fn read(headers: &HeaderMap, traces: &Traces) -> Result<Caller, ApiError> {
     let app = text(headers, "x-akidb-app")?.unwrap_or_default().to_owned();
     let tenant = text(headers, "x-akidb-tenant")?.unwrap_or_default().to_owned();
     let purpose = text(headers, "x-akidb-purpose")?.map(str::parse).transpose();
     Ok(Caller {
+        trace: traces.request(headers),
         consumer: Consumer { app, tenant },
         sticky: headers.get("x-akidb-key").map(|it| it.as_bytes().to_vec()),
         purpose: purpose.map_err(|it| ApiError::Invalid(format!("header `x-akidb-purpose`: {it}")))?,

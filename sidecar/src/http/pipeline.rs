@@ -19,6 +19,7 @@ use crate::models::demand::Unmet;
 use crate::router::{self, Ask, Route, RouteError};
 use crate::serving::Loaded;
 use crate::tokenizer::Encoded;
+use crate::traces::RequestTrace;
 
 /// What it gets.
 #[derive(Debug)]
@@ -70,6 +71,10 @@ pub(super) async fn embed(state: &AppState, question: Question, caller: Caller) 
         Stop::Error(error) => error,
     });
     record.close(&result);
+    if let Some(trace) = &caller.trace {
+        let served = result.as_ref().map(|it| (it.loaded.model.as_str(), it.loaded.variant.as_str())).map_err(ApiError::code);
+        trace.outcome(question.input.len() as u64, served);
+    }
     if let Ok(answer) = &result {
         state.text_log.offer(&answer.loaded.model, &question.input);
     }
@@ -119,13 +124,20 @@ async fn attempt(state: &AppState, question: &Question, caller: &Caller, route: 
     let tokenize = started.elapsed();
     record.tokens = encoded.iter().map(|it| it.ids.len() as u64).sum();
     record.truncated = encoded.iter().filter(|it| it.truncated).count() as u64;
-    let work = Work { lane, engine: loaded.engine, texts: ids(encoded), deadline, app: caller.consumer.app.clone() };
+    let trace = caller.trace.as_ref().map(RequestTrace::link);
+    let work = Work { lane, engine: loaded.engine, texts: ids(encoded), deadline, app: caller.consumer.app.clone(), trace };
+    let submitted = Instant::now();
     let done = match state.batcher.submit(work).await {
         Ok(done) => done,
         Err(BatchError::Gone) => return Err(Stop::Gone),
         Err(error) => return Err(error.into()),
     };
     record.queue = done.queue;
+    if let Some(trace) = &caller.trace {
+        trace.stage("tokenize", started, tokenize);
+        trace.stage("queue", submitted, done.queue);
+        trace.stage("infer", submitted + done.queue, done.engine);
+    }
     let cost = cost(state, &done);
     let Embedded { mut vectors, queue, engine, .. } = done;
     for vector in &mut vectors {

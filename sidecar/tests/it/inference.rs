@@ -7,6 +7,7 @@ mod load;
 mod logs;
 mod openai;
 mod tei;
+mod traces;
 mod vectors;
 
 use std::sync::OnceLock;

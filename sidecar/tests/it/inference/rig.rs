@@ -12,6 +12,7 @@ use akidb_domain::snapshot::{SnapshotVersion, TrafficSplit, VariantRef};
 use akidb_domain::vocabulary::ExecutionProvider;
 use akidb_sidecar::batcher::{Batcher, BatcherConfig, EngineId};
 use akidb_sidecar::clock::Clock;
+use akidb_sidecar::config::Traces;
 use akidb_sidecar::engine::onnx::{self, Runtime};
 use akidb_sidecar::engine::{Engine, EngineError, EngineSpec, TokenBatch};
 use akidb_sidecar::http::{self, AppState, Limits, Listener, Readiness};
@@ -54,6 +55,10 @@ impl Rig {
     }
 
     pub(crate) fn start_with(config: BatcherConfig, limits: Limits) -> Self {
+        Self::start_traced(config, limits, &Traces { otlp_endpoint: None, sample_ratio: 0.0 })
+    }
+
+    pub(crate) fn start_traced(config: BatcherConfig, limits: Limits, traces: &Traces) -> Self {
         Runtime::init(&akidb_testkit::onnxruntime()).expect("ONNX Runtime");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
         let (manifest, clock) = (manifest(), Clock::start());
@@ -66,6 +71,10 @@ impl Rig {
         let file = akidb_testkit::bundle().join("tokenizer.json");
         let tokenizer = Tokenizer::load(&file, manifest.model.max_tokens, &pool).expect("a tokenizer");
         let (readiness, text_log) = (Readiness::default(), http::TextLog::default());
+        let traces = {
+            let _inside = runtime.enter();
+            akidb_sidecar::traces::Traces::start(traces, clock).expect("an exporter")
+        };
         let state = AppState {
             serving: Table::default(),
             demand: Demand::default(),
@@ -75,6 +84,7 @@ impl Rig {
             clock,
             limits,
             readiness,
+            traces,
             text_log,
         };
         let folder = tempfile::tempdir().expect("a folder");
