@@ -110,6 +110,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         threads: config.runtime.threads,
         provider: machine.provider,
         memory_limit_bytes: config.models.memory_limit_bytes.unwrap_or_else(memory::default_limit),
+        load_timeout: config.models.load_timeout,
     };
     let link = control::Link {
         runtime: Runtime::version(),

@@ -1,5 +1,7 @@
 //! `[embedding.models]`. Enters: a table. Leaves: checked entries. Never: a look at the files that they name.
 
+use std::time::Duration;
+
 use akidb_domain::vocabulary::{ModelRef, Precision, canonical_model, is_name};
 use akidb_store::ObjectUri;
 
@@ -15,6 +17,8 @@ pub struct Models {
     /// `memory_limit_bytes`, `AKIDB_MEMORY_LIMIT_BYTES`: most memory that loaded engines take together; default half of what the container
     /// (cgroup) may use, or of the machine.
     pub memory_limit_bytes: Option<u64>,
+    /// `load_timeout_ms`, `AKIDB_LOAD_TIMEOUT_MS`: longest that an engine may take from its files to its proof; default 120,000.
+    pub load_timeout: Duration,
     /// `[[available]]`
     pub available: Vec<Entry>,
 }
@@ -58,10 +62,11 @@ pub(crate) fn read(embedding: &mut Section, source: &mut Source<'_>) -> Models {
             1u64 << 50
         ));
     }
+    let load_timeout = source.number(&mut table, ("load_timeout_ms", "AKIDB_LOAD_TIMEOUT_MS"), 120_000, 100..=3_600_000);
     let available: Vec<Entry> = table.tables("available", source.errors).into_iter().filter_map(|it| entry(it, source)).collect();
     table.finish(source.errors);
     let default = reference::choose(from_file.as_deref(), source, &available);
-    Models { default, memory_limit_bytes: limit, available }
+    Models { default, memory_limit_bytes: limit, load_timeout: Duration::from_millis(load_timeout), available }
 }
 
 fn entry(mut it: Section, source: &mut Source<'_>) -> Option<Entry> {

@@ -3,11 +3,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use akidb_domain::reference::{Reference, ReferenceError, parity_gate};
 use akidb_domain::snapshot::{ServedArtifact, ServedModel};
 use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision};
 use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::marker::Markers;
 use super::memory;
@@ -41,6 +43,8 @@ pub struct Parts {
     pub provider: ExecutionProvider,
     /// Most memory that engines may take together.
     pub memory_limit_bytes: u64,
+    /// Longest that a load, its warm-up and its proof may take.
+    pub load_timeout: Duration,
 }
 
 /// A loaded, proven engine.
@@ -70,6 +74,8 @@ pub(crate) enum ActivationError {
     Files(#[from] ArtifactError),
     #[error("artifact {artifact}: {cause}")]
     Load { artifact: String, cause: String },
+    #[error("artifact {artifact}: it was not loaded and proven within {limit:?} (`embedding.models.load_timeout_ms`)")]
+    Slow { artifact: String, limit: Duration },
     #[error("artifact {artifact}: its answers differ from its reference vectors: least cosine {got:.6}, at least {gate} is needed")]
     Parity { artifact: String, got: f64, gate: f64 },
     #[error("artifact {artifact} is not loaded: {cause}")]
@@ -140,9 +146,12 @@ impl Job {
         tell(VariantState::Loading);
         let mark = Mark::begin(markers, &self.artifact.digest).map_err(|e| self.load_error(format!("activation marker: {e}")))?;
         let before = memory::resident();
-        let (engine, tokenizer, reference) = self.load(parts, files.folder.clone()).await?;
+        let until = Instant::now() + parts.load_timeout;
+        let slow = |_| ActivationError::Slow { artifact: self.name(), limit: parts.load_timeout };
+        let (engine, tokenizer, reference) = timeout_at(until, self.load(parts, files.folder.clone())).await.map_err(slow)??;
         let engine = parts.batcher.install(engine).await;
-        if let Err(error) = self.prove(parts, engine, &tokenizer, &reference).await {
+        let proven = timeout_at(until, self.prove(parts, engine, &tokenizer, &reference)).await.map_err(slow);
+        if let Err(error) = proven.and_then(|it| it) {
             parts.batcher.remove(engine).await;
             return Err(error);
         }
@@ -244,8 +253,8 @@ impl Drop for Mark {
     }
 }
 
-/// Texts of similar length together, at most this many tokens a batch.
-const BATCH_TOKENS: usize = 512;
+/// Texts of similar length together, at most this many tokens a batch: small, because requests wait while one runs.
+const BATCH_TOKENS: usize = 128;
 
 /// Rectangular batches of texts, shortest first, each with the places of its texts.
 fn batches(ids: &[Vec<u32>]) -> Vec<(Vec<usize>, TokenBatch)> {

@@ -1,5 +1,6 @@
 //! The supply half: configuration, artifacts, models, telemetry on disk and the link to the control plane.
 
+mod budget;
 mod config;
 mod link;
 mod plane;
@@ -7,6 +8,7 @@ mod program;
 mod pull;
 mod refusals;
 mod serve;
+mod swaps;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -119,6 +121,17 @@ impl Bundle {
     fn copy(to: &Path) -> Self {
         akidb_testkit::copy_folder(&akidb_testkit::bundle(), to);
         Self { folder: to.to_owned() }
+    }
+
+    /// A bundle that answers like the real one under a name, with a digest, of its own.
+    fn twin(to: &Path, model: &str, n: usize) -> Self {
+        let bundle = Self::copy(to);
+        bundle.edit(|manifest| manifest["model"]["name"] = json!(model));
+        let path = bundle.folder.join("reference.json");
+        let text = std::fs::read_to_string(&path).unwrap() + &"\n".repeat(n);
+        std::fs::write(path, text).unwrap();
+        bundle.reseal("reference.json");
+        bundle
     }
 
     fn uri(&self) -> String {

@@ -3,6 +3,7 @@
 mod counting;
 mod money;
 mod survival;
+mod swaps;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +52,19 @@ fn counted(system: &System) -> u64 {
     let costs = system.akidb(&["costs", "--group-by", "model"]);
     let rows = costs["costs"].as_array().expect("rows");
     rows.iter().map(|row| row["requests"].as_u64().expect("a count")).sum()
+}
+
+/// Requests in the ledger once it has stood still for three seconds.
+fn settled(system: &System) -> u64 {
+    let mut last = (counted(system), std::time::Instant::now());
+    while last.1.elapsed() < std::time::Duration::from_secs(3) {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let now = counted(system);
+        if now != last.0 {
+            last = (now, std::time::Instant::now());
+        }
+    }
+    last.0
 }
 
 /// Waits until the ledger shows exactly `n`, then a little longer to see that it stays there.

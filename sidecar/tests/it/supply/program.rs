@@ -5,13 +5,13 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use akidb_sidecar::telemetry::segments::Segments;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::entry;
 
-struct Program {
-    child: Child,
-    base: String,
+pub(super) struct Program {
+    pub(super) child: Child,
+    pub(super) base: String,
 }
 
 impl Drop for Program {
@@ -40,15 +40,40 @@ fn good(folder: &Path) -> String {
 }
 
 fn start(folder: &Path) -> Program {
-    let port = akidb_testkit::free_port();
-    let child = command(folder, &good(folder)).env("AKIDB_LISTEN", format!("127.0.0.1:{port}")).stderr(Stdio::null()).spawn().unwrap();
-    let program = Program { child, base: format!("http://127.0.0.1:{port}") };
+    start_with(folder, &good(folder))
+}
+
+/// Starts the program and waits until it is ready.
+pub(super) fn start_with(folder: &Path, text: &str) -> Program {
+    let program = spawn(folder, text);
     let until = Instant::now() + Duration::from_secs(60);
-    while ureq::get(format!("{}/readyz", program.base)).call().is_err() {
-        assert!(Instant::now() < until, "not ready within a minute");
+    while !program.is_ready() {
+        assert!(Instant::now() < until, "not ready within a minute: {}", std::fs::read_to_string(folder.join("log")).unwrap());
         std::thread::sleep(Duration::from_millis(50));
     }
     program
+}
+
+/// Starts the program; what it logs is appended to `log`.
+pub(super) fn spawn(folder: &Path, text: &str) -> Program {
+    let port = akidb_testkit::free_port();
+    let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    let child = command(folder, text).env("AKIDB_LISTEN", format!("127.0.0.1:{port}")).stderr(log).spawn().unwrap();
+    Program { child, base: format!("http://127.0.0.1:{port}") }
+}
+
+impl Program {
+    pub(super) fn is_ready(&self) -> bool {
+        ureq::get(format!("{}/readyz", self.base)).call().is_ok()
+    }
+
+    pub(super) fn models(&self) -> Value {
+        ureq::get(format!("{}/api/v1/models", self.base)).call().unwrap().body_mut().read_json().unwrap()
+    }
+
+    pub(super) fn metrics(&self) -> String {
+        ureq::get(format!("{}/metrics", self.base)).call().unwrap().body_mut().read_to_string().unwrap()
+    }
 }
 
 fn embed(program: &Program) {

@@ -150,7 +150,7 @@ async fn an_artifact_that_two_processes_did_not_survive_is_quarantined_and_the_p
     sidecar.stop().await;
 }
 
-async fn plan(folder: &tempfile::TempDir, bundle: &Bundle) -> Plan {
+pub(super) async fn plan(folder: &tempfile::TempDir, bundle: &Bundle) -> Plan {
     let models = config(folder.path(), &entry(&bundle.uri(), "")).models;
     let store = akidb_store::Store::new(akidb_store::S3Options::default());
     let machine = Machine { provider: ExecutionProvider::Cpu };

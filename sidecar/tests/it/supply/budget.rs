@@ -1,0 +1,142 @@
+//! More models than memory: everything known answers, and nobody waits for another model's load.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::program::{Program, start_with};
+use super::{Bundle, Sidecar, config};
+
+/// Room for three of MiniLM's engines, not for four, whether they are estimated (137 MB) or measured.
+const THREE: u64 = 500_000_000;
+
+/// Five models, the first of them the default.
+fn five(folder: &Path) -> String {
+    let entry = |n: usize| {
+        let bundle = Bundle::twin(&folder.join(format!("bundle-{n}")), &format!("twin-{n}"), n);
+        format!("[[embedding.models.available]]\nname = \"twin-{n}\"\npath = \"{}\"\n", bundle.uri())
+    };
+    (1..=5).map(entry).collect()
+}
+
+fn embed(base: &str, body: &Value) -> (u16, Value) {
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut answer = agent.post(format!("{base}/api/v1/embed")).send_json(body).unwrap();
+    (answer.status().as_u16(), answer.body_mut().read_json().unwrap())
+}
+
+fn states(program: &Program) -> Vec<String> {
+    let models = program.models();
+    let models = models["models"].as_array().unwrap();
+    models.iter().map(|it| it["variants"][0]["state"].as_str().unwrap().to_owned()).collect()
+}
+
+fn evictions(text: &str) -> f64 {
+    let lines = text.lines().filter(|it| it.starts_with("akidb_model_evictions_total{"));
+    lines.map(|it| it.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+}
+
+/// Milliseconds of requests to the default model until told to stop.
+fn hammer(base: &str, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<Vec<f64>> {
+    let base = base.to_owned();
+    std::thread::spawn(move || {
+        let mut took = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            let started = Instant::now();
+            let (status, body) = embed(&base, &json!({"text": "a request for the loaded model"}));
+            assert_eq!(status, 200, "{body}");
+            took.push(started.elapsed().as_secs_f64() * 1e3);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        took
+    })
+}
+
+fn p99(mut took: Vec<f64>) -> f64 {
+    took.sort_by(f64::total_cmp);
+    took[took.len() * 99 / 100]
+}
+
+#[test]
+fn five_models_answer_within_a_budget_for_three() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "[server]\nops_listen = \"127.0.0.1:0\"\n[storage]\nstate_folder = \"{}\"\n[embedding.models]\nmemory_limit_bytes = {THREE}\n{}",
+        folder.path().join("state").display(),
+        five(folder.path())
+    );
+    let program = start_with(folder.path(), &text);
+    let settled = Instant::now() + Duration::from_secs(30);
+    while states(&program) != ["ready", "ready", "ready", "cached", "cached"] {
+        assert!(Instant::now() < settled, "{}", program.models());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    println!("{}", program.models());
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let quiet = hammer(&program.base, stop.clone());
+    std::thread::sleep(Duration::from_secs(2));
+    stop.store(true, Ordering::Relaxed);
+    let (quiet, stop) = (quiet.join().unwrap(), Arc::new(AtomicBool::new(false)));
+    let busy = hammer(&program.base, stop.clone());
+    let mut loads = Vec::new();
+    for n in [4, 5, 2, 3, 4, 5] {
+        let started = Instant::now();
+        let (status, body) = embed(&program.base, &json!({"model": format!("twin-{n}"), "text": "a sidecar embeds text"}));
+        assert_eq!((status, body["model"].as_str()), (200, Some(format!("twin-{n}").as_str())), "{body}");
+        loads.push(started.elapsed());
+        assert_eq!(states(&program)[0], "ready");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let busy = busy.join().unwrap();
+    println!(
+        "loads took {loads:?}; p99 of the loaded model: {:.1} ms alone ({}), {:.1} ms while others load ({})",
+        p99(quiet.clone()),
+        quiet.len(),
+        p99(busy.clone()),
+        busy.len()
+    );
+    let least = loads.iter().min().unwrap().as_secs_f64() * 1e3;
+    // A request that waited for a load would take as long as one.
+    assert!(p99(busy.clone()) < least / 2.0 && !busy.is_empty(), "{} {least}", p99(busy));
+    let metrics = program.metrics();
+    assert!(evictions(&metrics) >= 5.0, "{metrics}");
+    assert!(states(&program).iter().filter(|it| *it == "ready").count() == 3, "{}", program.models());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_is_never_evicted_and_the_refusal_names_the_budget() {
+    let folder = tempfile::tempdir().unwrap();
+    let entry = |n: usize, more: &str| {
+        let bundle = Bundle::twin(&folder.path().join(format!("bundle-{n}")), &format!("twin-{n}"), n);
+        format!("[[embedding.models.available]]\nname = \"twin-{n}\"\npath = \"{}\"\n{more}\n", bundle.uri())
+    };
+    // One byte: the default is loaded over it, the pinned one and the others are not.
+    let text = format!("[embedding.models]\nmemory_limit_bytes = 1048576\n{}{}", entry(1, ""), entry(2, "pinned = true"));
+    let sidecar = Sidecar::start(config(folder.path(), &text), None).await.unwrap();
+    let (status, body) = sidecar.embed(json!({"text": "x"})).await;
+    assert_eq!(status, 200, "{body}");
+    let (status, body) = sidecar.embed(json!({"text": "x", "model": "twin-2"})).await;
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(status == 503 && message.contains("memory budget of 1048576 bytes") && message.contains("memory_limit_bytes"), "{body}");
+    assert_eq!(sidecar.embed(json!({"text": "x"})).await.0, 200);
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_a_load_no_longer_than_its_deadline_and_one_load_serves_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = Sidecar::start(config(folder.path(), &five(folder.path())), None).await.unwrap();
+    let (status, body) = sidecar.embed(json!({"text": "x", "model": "twin-5", "timeout_ms": 1})).await;
+    assert_eq!((status, body["error"]["code"].as_str()), (504, Some("deadline")), "{body}");
+    let asks = (0..20).map(|_| sidecar.embed(json!({"text": "x", "model": "twin-4"})));
+    for (status, body) in futures::future::join_all(asks).await {
+        assert_eq!(status, 200, "{body}");
+    }
+    let metrics = sidecar.state.metrics.render().unwrap();
+    assert!(metrics.contains(r#"akidb_model_loads_total{model="twin-4",model_version="fp32",outcome="ok"} 1"#), "{metrics}");
+    sidecar.stop().await;
+}
