@@ -1,7 +1,7 @@
 -- The catalog: model -> immutable version -> variant -> one artifact a target -> files. Times are Unix milliseconds.
 CREATE TABLE meta (
     id                INTEGER PRIMARY KEY CHECK (id = 1),
-    epoch             INTEGER NOT NULL,  -- bumped by a restore
+    epoch             INTEGER NOT NULL,  -- the Unix second of its making; bumped by a restore
     snapshot_n        INTEGER NOT NULL,  -- bumped by every change a sidecar can see
     installation      TEXT    NOT NULL   -- random id of this database's line of descent
 ) STRICT;

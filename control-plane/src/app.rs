@@ -73,6 +73,7 @@ impl App {
             connections: connections.clone(),
             published: snapshots,
             stop: stop.child_token(),
+            keep_marks: config.retention.sidecars,
         };
         let retention = Retention { db: db.clone(), clock: clock.clone(), keep: config.retention };
         let openapi = api::openapi()?.into();
@@ -136,7 +137,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// What every start writes.
 async fn start(db: &Db, notifier: &Notifier, at: i64) -> anyhow::Result<()> {
     let mut change = Change::begin(db, notifier, Actor::system(), at).await?;
-    meta::initialise(change.conn(), &uuid::Uuid::new_v4().to_string()).await?;
+    meta::initialise(change.conn(), &uuid::Uuid::new_v4().to_string(), at).await?;
     let cut = imports::fail_running(change.conn(), "the control plane stopped before the import was done: start it again", at).await?;
     if cut > 0 {
         change.audit("import.fail", "imports", serde_json::json!({"count": cut, "error": "stopped"})).await?;

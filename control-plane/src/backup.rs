@@ -112,13 +112,13 @@ async fn fold(database: &Path) -> Option<u64> {
     epoch.await.inspect_err(|error| tracing::warn!(%error, "the database to be replaced cannot be read")).ok()
 }
 
-/// Later than everything any sidecar may have seen. Where no database was replaced, nobody here knows how often this backup was restored
-/// already; Unix seconds are later than all of those.
+/// Later than everything any sidecar may have seen: than the backup, than the database it replaces, and, since nobody here knows how often
+/// this backup was restored already, than the Unix second.
 async fn renew(copy: &Path, replaced: Option<u64>, at: i64, from: &ObjectUri) -> anyhow::Result<u64> {
     let db = Db::open(copy).await?;
     let mut change = Change::begin(&db, &Notifier::new(), Actor::cli(), at).await?;
     let seen = meta::version(change.conn()).await?.epoch;
-    let epoch = replaced.map_or_else(|| seen.max((at / 1_000) as u64), |replaced| seen.max(replaced)) + 1;
+    let epoch = seen.max(replaced.unwrap_or_default()).max((at / 1_000) as u64) + 1;
     meta::set_epoch(change.conn(), epoch).await?;
     change.audit("database.restore", "database", json!({"from": from.to_string(), "epoch": epoch})).await?;
     change.commit().await?;

@@ -52,6 +52,8 @@ pub(crate) struct FleetService {
     pub(crate) connections: Connections,
     pub(crate) published: tokio::sync::watch::Receiver<Arc<Published>>,
     pub(crate) stop: CancellationToken,
+    /// How long the marks of a sidecar outlive its last word.
+    pub(crate) keep_marks: Duration,
 }
 
 #[tonic::async_trait]

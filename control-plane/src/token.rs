@@ -46,7 +46,7 @@ pub async fn create(config: &Config, clock: &dyn Clock, request: Arguments) -> a
     std::fs::create_dir_all(&config.data_dir)?;
     let db = Db::open(&data_dir::database(&config.data_dir)).await?;
     let mut change = Change::begin(&db, &Notifier::new(), Actor::cli(), clock.now_ms()).await?;
-    meta::initialise(change.conn(), &uuid::Uuid::new_v4().to_string()).await?;
+    meta::initialise(change.conn(), &uuid::Uuid::new_v4().to_string(), clock.now_ms()).await?;
     let text = write(&mut change, request).await?;
     change.commit().await?;
     db.close().await;

@@ -15,7 +15,7 @@ use super::extract::Who;
 const MOST_DRAINED: usize = 8 << 20;
 
 /// Uploads a file; its digest is checked while it streams.
-#[utoipa::path(put, path = "/blobs/{sha256}", tag = "imports", params(("sha256" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 201), (status = 200, description = "it was there"), (status = "4XX", body = ErrorBody)))]
+#[utoipa::path(put, path = "/blobs/{sha256}", tag = "imports", params(("sha256" = String, Path)), request_body(content = Vec<u8>, content_type = "application/octet-stream"), responses((status = 201), (status = 200, description = "it was there"), (status = "4XX", body = ErrorBody), (status = 502, body = ErrorBody, description = "The artifact store refuses"), (status = 507, body = ErrorBody, description = "No space left")))]
 pub(crate) async fn put(
     State(state): State<ApiState>,
     who: Who,

@@ -3,6 +3,7 @@
 
 use std::any::Any;
 
+use akidb_store::StoreError;
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -40,6 +41,12 @@ pub(crate) enum ApiError {
     PreconditionRequired,
     #[error("{0}")]
     TooMany(String),
+    /// No room for an artifact.
+    #[error("{0}")]
+    StorageFull(String),
+    /// The artifact store does not let the control plane in.
+    #[error("{0}")]
+    StoreRefused(String),
     /// The text is for the log.
     #[error("{0}")]
     Internal(String),
@@ -78,6 +85,8 @@ impl ApiError {
             Self::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Self::PreconditionRequired => (StatusCode::PRECONDITION_REQUIRED, "precondition_required"),
             Self::TooMany(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
+            Self::StorageFull(_) => (StatusCode::INSUFFICIENT_STORAGE, "storage_full"),
+            Self::StoreRefused(_) => (StatusCode::BAD_GATEWAY, "store_refused"),
             Self::Internal(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::NotReady => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
         }
@@ -137,9 +146,16 @@ impl From<BlobError> for ApiError {
         match error {
             BlobError::Mismatch { .. } | BlobError::Size { .. } => Self::Invalid(error.to_string()),
             BlobError::TooLarge { .. } => Self::TooLarge(error.to_string()),
+            BlobError::Store(StoreError::NoSpace { .. }) => Self::StorageFull(error.to_string()),
+            BlobError::Store(StoreError::Denied { .. }) => Self::StoreRefused(error.to_string()),
+            BlobError::Disk { error: ref cause, .. } if is_full(cause) => Self::StorageFull(error.to_string()),
             BlobError::Store(_) | BlobError::Disk { .. } => Self::Internal(error.to_string()),
         }
     }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
 
 impl From<ImportError> for ApiError {

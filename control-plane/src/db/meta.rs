@@ -4,11 +4,17 @@ use akidb_domain::snapshot::SnapshotVersion;
 
 use super::{Conn, Error};
 
-/// Writes the row of a new database; an old one keeps its own.
-pub(crate) async fn initialise(conn: &mut Conn, installation: &str) -> Result<(), Error> {
-    sqlx::query!("INSERT INTO meta (id, epoch, snapshot_n, installation) VALUES (1, 1, 1, ?) ON CONFLICT (id) DO NOTHING", installation)
-        .execute(conn)
-        .await?;
+/// Writes the row of a new database; an old one keeps its own. The first epoch is the Unix second: where a database was lost without a
+/// backup, the sidecars hold snapshots of an earlier one.
+pub(crate) async fn initialise(conn: &mut Conn, installation: &str, at_ms: i64) -> Result<(), Error> {
+    let epoch = at_ms / 1_000;
+    sqlx::query!(
+        "INSERT INTO meta (id, epoch, snapshot_n, installation) VALUES (1, ?, 1, ?) ON CONFLICT (id) DO NOTHING",
+        epoch,
+        installation
+    )
+    .execute(conn)
+    .await?;
     Ok(())
 }
 

@@ -26,7 +26,8 @@ pub(crate) async fn count(service: &FleetService, caller: &Caller, request: v1::
     }
     let at = service.clock.now_ms();
     let mut tx = service.db.begin().await.map_err(|e| internal(&e))?;
-    let sender = sender(&mut tx, caller, &request.sidecar_id, at).await?;
+    let mut sender = sender(&mut tx, caller, &request.sidecar_id, at).await?;
+    sender.oldest_ns = service.clock.now_ns().saturating_sub(service.keep_marks.as_nanos() as u64);
     let mut boot = boot(&mut tx, &request, at).await?;
     let windows = Report { windows: request.windows, lost_through: request.lost_through };
     match book::count(&mut tx, &mut boot, &sender, windows).await {
@@ -55,7 +56,7 @@ async fn sender(conn: &mut Conn, caller: &Caller, sidecar_id: &str, received_at:
             "sidecar `{sidecar_id}` belongs to app `{app}` in namespace `{namespace}`, which this token does not speak for"
         )));
     }
-    Ok(Sender { namespace, app, received_at })
+    Ok(Sender { namespace, app, received_at, oldest_ns: 0 })
 }
 
 /// The boot's row; after a restore it may have to be made again.

@@ -30,6 +30,8 @@ pub(crate) struct Sender {
     pub(crate) namespace: String,
     pub(crate) app: String,
     pub(crate) received_at: i64,
+    /// Windows that ended before are refused.
+    pub(crate) oldest_ns: u64,
 }
 
 /// What became of a report.
@@ -110,7 +112,7 @@ async fn add(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, wire: v1::Win
     let (sequence, payload) = (wire.sequence, window_to_bytes(&wire));
     let rejected = |problem: String| BookError::Rejected { sequence, problem };
     let window = Window::try_from(wire).map_err(|e| rejected(e.to_string()))?;
-    check::window(&window, boot.boot_ns as u64).map_err(rejected)?;
+    check::window(&window, boot.boot_ns as u64, sender.oldest_ns).map_err(rejected)?;
     let prices = rates.of(conn, &window.device.sku, &window.device.region).await?;
     let owner = owner(boot, sender);
     let entries = entries(&window, owner.boot_ns, prices);

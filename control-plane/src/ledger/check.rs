@@ -14,9 +14,14 @@ const FIRST_NS: u64 = 1_000_000_000_000_000_000;
 const LAST_NS: u64 = 4_102_444_800_000_000_000;
 
 /// Checks what the ledger relies on. `Err`: the field and what is wrong with it.
-pub(crate) fn window(it: &Window, boot_ns: u64) -> Result<(), String> {
+///
+/// `oldest_ns`: marks of sidecars not seen since then are gone, so nobody knows whether an older window was counted.
+pub(crate) fn window(it: &Window, boot_ns: u64, oldest_ns: u64) -> Result<(), String> {
     time("start_ns", it.start_ns)?;
     time("end_ns", it.end_ns)?;
+    if it.end_ns < oldest_ns {
+        return Err(format!("field `window.end_ns`: {} is past `sidecar_retention_days`; it may have been counted already", it.end_ns));
+    }
     if it.start_ns < boot_ns {
         return Err(format!("field `window.start_ns`: {} lies before the boot at {boot_ns}", it.start_ns));
     }

@@ -33,8 +33,11 @@ fn a_sidecar_gets_a_snapshot_at_once_and_at_every_change() {
     let app = TestApp::start();
     let sidecar = Sidecar::new(&app, "s", "b1");
     let mut stream = sidecar.watch().unwrap();
-    assert_eq!(stream.welcome(), v1::Welcome { epoch: 1, marks: vec![v1::Mark { boot_id: "b1".into(), high_water_mark: 0 }] });
+    let welcome = stream.welcome();
+    assert_eq!(welcome.marks, [v1::Mark { boot_id: "b1".into(), high_water_mark: 0 }]);
     let first = stream.snapshot();
+    assert_eq!(first.version.unwrap().epoch, welcome.epoch);
+    assert!(welcome.epoch > 1_790_000_000, "a new database's epoch is the second of its making, past those of one that was lost");
     assert!(first.models.is_empty() && first.prices.is_empty());
 
     let folder = app.folder.path().join("b");
@@ -207,4 +210,15 @@ fn a_boot_without_an_end_is_a_gap_counted_once() {
     Sidecar::new(&app, "s", "b3").report(vec![last], 0).unwrap();
     drop(Sidecar::new(&app, "s", "b4").watch().unwrap());
     assert_eq!(kinds(&app, "s"), ["unclean_end"]);
+}
+
+#[test]
+fn a_window_whose_mark_may_be_gone_is_refused() {
+    let app = TestApp::with(|config| config.retention.sidecars = Duration::from_secs(30 * 86_400));
+    let refused = Sidecar::new(&app, "s", "b1").report(vec![window(1, 1)], 0).unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("sidecar_retention_days"), "{refused}");
+    // The sidecar gives it up, and what it lost is known.
+    assert_eq!(Sidecar::new(&app, "s", "b1").report(Vec::new(), 1).unwrap(), 1);
+    assert_eq!(app.get("cost-per-request")["requests"], 0);
 }

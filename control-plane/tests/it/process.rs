@@ -28,7 +28,8 @@ impl Server {
         command.args(arguments).env("AKIDB_CP_DATA_DIR", self.folder.path()).env("AKIDB_CP_LOG_FORMAT", "json");
         command
             .env("AKIDB_CP_LISTEN_REST", format!("127.0.0.1:{}", self.rest))
-            .env("AKIDB_CP_LISTEN_GRPC", format!("127.0.0.1:{}", self.grpc));
+            .env("AKIDB_CP_LISTEN_GRPC", format!("127.0.0.1:{}", self.grpc))
+            .env("AKIDB_CP_SIDECAR_RETENTION_DAYS", "3650");
         command
     }
 
