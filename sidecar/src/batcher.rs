@@ -5,9 +5,11 @@
 //!
 //! Rooms, in reading order:
 //! - [`policy`]: what runs next; pure
+//! - [`budget`]: how many tokens a batch of an engine should hold
 //! - `queue`: the work that waits, behind one lock
 //! - `executor`: the thread that owns the engines
 
+pub mod budget;
 mod executor;
 pub mod policy;
 mod queue;
@@ -45,6 +47,8 @@ pub struct BatcherConfig {
     pub adaptive: bool,
     /// `max_batch_tokens`: most tokens in a batch, padding included; a longer text runs alone.
     pub max_batch_tokens: usize,
+    /// `max_batch_tokens` is not set: an engine's own is learnt when it is warmed up, and the above holds until then.
+    pub learn_budget: bool,
     /// `max_queued_texts`: most texts that wait.
     pub max_queued_texts: usize,
     /// `max_queued_ms`: most estimated work that waits.
@@ -59,6 +63,7 @@ impl Default for BatcherConfig {
             max_wait: Duration::from_millis(10),
             adaptive: true,
             max_batch_tokens: 512,
+            learn_budget: true,
             max_queued_texts: 4_096,
             max_queued: Duration::from_secs(4),
         }
@@ -118,6 +123,9 @@ pub enum BatchError {
     Closed,
 }
 
+/// How long a batch may take to notice that it is stopped.
+const STOP_GRACE: Duration = Duration::from_millis(500);
+
 /// The handle; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Batcher {
@@ -156,9 +164,37 @@ impl Batcher {
         model: &str,
         variant: &str,
     ) -> Result<Vec<f32>, EngineError> {
+        self.run_timed(engine, batch, cause, model, variant).await.map(|it| it.0)
+    }
+
+    /// As [`Batcher::run_overhead`], with the engine's time.
+    async fn run_timed(
+        &self,
+        engine: EngineId,
+        batch: TokenBatch,
+        cause: &'static str,
+        model: &str,
+        variant: &str,
+    ) -> Result<(Vec<f32>, Duration), EngineError> {
         let (done, answer) = oneshot::channel();
         self.queue.overhead(Overhead { engine, batch, cause, model: model.to_owned(), variant: variant.to_owned(), done });
         answer.await.unwrap_or_else(|_| Err(EngineError::Run("the batcher has stopped".into())))
+    }
+
+    /// Learns an engine's token budget from a few batches at low priority, unless the budget is pinned. Returns the budget that holds now.
+    pub async fn learn_budget(&self, engine: EngineId, model: &str, variant: &str, max_tokens: usize) -> usize {
+        let until = Instant::now() + budget::MOST_TIME;
+        let mut sweep = budget::Sweep::new(self.queue.max_batch_size(), max_tokens);
+        while let Some(batch) = sweep.next_batch().filter(|_| self.queue.learns_budgets() && Instant::now() < until) {
+            let tokens = batch.ids.len();
+            let Ok((_, took)) = self.run_timed(engine, batch, "warmup", model, variant).await else { break };
+            sweep.ran(took);
+            self.queue.probed(engine, tokens as u64, took);
+        }
+        if let Some(best) = sweep.best() {
+            self.queue.set_budget(engine, best);
+        }
+        self.queue.budget(engine)
     }
 
     /// Runs a request's texts. Dropping the future drops what of them still waits.
@@ -174,13 +210,17 @@ impl Batcher {
         }
     }
 
-    /// Takes no more work, finishes what waits until `deadline`, and ends the executor. Returns at the deadline even if a batch still runs.
+    /// Takes no more work, finishes what waits until `deadline`, and ends the executor. A batch that still runs then is stopped, if its
+    /// engine can be; this returns a moment after the deadline at the latest.
     pub async fn shutdown(&self, deadline: Instant) {
         self.queue.close(deadline);
         let mut ended = self.queue.ended();
-        let end = ended.wait_for(|it| *it);
-        if tokio::time::timeout_at(tokio::time::Instant::from_std(deadline), end).await.is_err() {
-            tracing::warn!("a batch still ran at the deadline of the shutdown");
+        if tokio::time::timeout_at(tokio::time::Instant::from_std(deadline), ended.wait_for(|it| *it)).await.is_ok() {
+            return;
+        }
+        self.queue.stop_engines();
+        if tokio::time::timeout(STOP_GRACE, ended.wait_for(|it| *it)).await.is_err() {
+            tracing::warn!("a batch still ran after the deadline of the shutdown");
         }
     }
 }

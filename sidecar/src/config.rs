@@ -173,8 +173,9 @@ pub struct Batching {
     pub max_wait: Duration,
     /// `adaptive`, `AKIDB_BATCHING_ADAPTIVE`: learn a shorter wait from arrivals and engine time; default true.
     pub adaptive: bool,
-    /// `max_batch_tokens`, `AKIDB_MAX_BATCH_TOKENS`: most tokens in a batch, padding included; default 512.
-    pub max_batch_tokens: usize,
+    /// `max_batch_tokens`, `AKIDB_MAX_BATCH_TOKENS`: most tokens in a batch, padding included; default: learnt for each engine when it is
+    /// warmed up.
+    pub max_batch_tokens: Option<usize>,
     /// `max_queued_texts`, `AKIDB_MAX_QUEUED_TEXTS`: most texts that wait; default 4,096.
     pub max_queued_texts: usize,
     /// `max_queued_ms`, `AKIDB_MAX_QUEUED_MS`: most estimated work that waits; default 4,000.
@@ -432,7 +433,10 @@ fn batching(embedding: &mut Section, source: &mut Source<'_>) -> Batching {
         max_batch_size: source.number(&mut it, ("max_batch_size", "AKIDB_MAX_BATCH_SIZE"), 64, 1..=65_536) as usize,
         max_wait: Duration::from_millis(source.number(&mut it, ("max_wait_time_ms", "AKIDB_MAX_WAIT_TIME_MS"), 10, 0..=60_000)),
         adaptive: source.get(&mut it, "adaptive", "AKIDB_BATCHING_ADAPTIVE").unwrap_or(true),
-        max_batch_tokens: source.number(&mut it, ("max_batch_tokens", "AKIDB_MAX_BATCH_TOKENS"), 512, 1..=16_777_216) as usize,
+        max_batch_tokens: match source.number(&mut it, ("max_batch_tokens", "AKIDB_MAX_BATCH_TOKENS"), 0, 0..=16_777_216) {
+            0 => None,
+            tokens => Some(tokens as usize),
+        },
         max_queued_texts: source.number(&mut it, ("max_queued_texts", "AKIDB_MAX_QUEUED_TEXTS"), 4_096, 1..=1_000_000) as usize,
         max_queued: Duration::from_millis(source.number(&mut it, ("max_queued_ms", "AKIDB_MAX_QUEUED_MS"), 4_000, 1..=300_000)),
     };

@@ -6,6 +6,7 @@
 pub mod onnx;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use akidb_domain::bundle::Graph;
 use akidb_domain::vocabulary::ExecutionProvider;
@@ -23,6 +24,9 @@ pub struct TokenBatch {
     pub mask: Vec<i64>,
 }
 
+/// Stops an engine from any thread.
+pub type Stop = Arc<dyn Fn() + Send + Sync>;
+
 /// What runs batches.
 pub trait Engine: Send {
     /// Embeds a batch: `rows * dimension` floats, row-major.
@@ -33,6 +37,11 @@ pub trait Engine: Send {
 
     /// What really runs it.
     fn provider(&self) -> ExecutionProvider;
+
+    /// Ends the batch that runs, and every later one, with an error; none if that cannot be done. For the end of the process.
+    fn stop(&self) -> Option<Stop> {
+        None
+    }
 }
 
 /// What to load.

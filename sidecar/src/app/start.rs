@@ -187,12 +187,14 @@ fn unix(path: &Path) -> io::Result<UnixListener> {
 }
 
 fn batching(it: &Batching) -> BatcherConfig {
+    let usual = BatcherConfig::default();
     BatcherConfig {
         enabled: it.enabled,
         max_batch_size: it.max_batch_size,
         max_wait: it.max_wait,
         adaptive: it.adaptive,
-        max_batch_tokens: it.max_batch_tokens,
+        max_batch_tokens: it.max_batch_tokens.unwrap_or(usual.max_batch_tokens),
+        learn_budget: it.max_batch_tokens.is_none(),
         max_queued_texts: it.max_queued_texts,
         max_queued: it.max_queued,
     }

@@ -3,6 +3,7 @@
 //! Enters: steps from the queue. Leaves: vectors, observations, metrics. Never: two engines at once, an end by a panic of an engine.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,6 +15,8 @@ use crate::metrics::Metrics;
 use crate::telemetry::{BatchDone, Observation, Telemetry};
 use crate::traces::{self, BatchFacts};
 
+/// Failed parts of a batch that are halved and tried again: two bad texts of 64 are found.
+const RETRIES: usize = 12;
 /// Padding; masked, so any id would do.
 const PAD: i64 = 0;
 
@@ -58,22 +61,21 @@ impl Executor {
     }
 
     fn batch(&mut self, batch: &Batch) {
-        fill(&mut self.tensors, &batch.texts);
         let (lane, rows) = (&batch.cut.lane.lane, batch.cut.items.len());
         let tokens: u64 = batch.cut.items.iter().map(|it| u64::from(it.tokens)).sum();
-        let padded_tokens = self.tensors.ids.len() as u64;
+        let padded_tokens = (rows * batch.texts.iter().map(Vec::len).max().unwrap_or(0)) as u64;
         let from = Instant::now();
         self.telemetry.observe(Observation::BatchStarted { lane: lane.clone(), at: from });
-        let result = run(&mut self.engines, batch.cut.engine, &self.tensors);
+        let mut retries = RETRIES;
+        let vectors = self.vectors(batch, 0..rows, &mut retries);
         let to = Instant::now();
         let facts = BatchFacts { model: &lane.model, variant: &lane.variant, texts: rows, padded_tokens, from, to };
         traces::batch(&batch.links, &facts);
         self.telemetry.observe(Observation::BatchFinished(BatchDone { lane: lane.clone(), from, to, tokens, padded_tokens }));
-        let vectors = result.map(|(flat, dimension)| flat.chunks_exact(dimension.max(1)).map(<[f32]>::to_vec).collect());
-        let vectors = vectors.map_err(|error| {
-            tracing::error!(model = lane.model, variant = lane.variant, rows, %error, "a batch failed");
-            error.to_string()
-        });
+        if let Some(error) = vectors.iter().find_map(|it| it.as_ref().err()) {
+            let failed = vectors.iter().filter(|it| it.is_err()).count();
+            tracing::error!(model = lane.model, variant = lane.variant, rows, failed, %error, "texts of a batch failed");
+        }
         if let Some(metrics) = &batch.metrics {
             metrics.batch_size.observe(rows as f64);
             metrics.flush(batch.cut.reason);
@@ -82,6 +84,25 @@ impl Executor {
             metrics.engine_seconds.inc_by((to - from).as_secs_f64());
         }
         self.queue.finish(batch, Outcome { from, to, tokens, padded_tokens, vectors });
+    }
+
+    /// Vectors of a part of a batch. If it fails its halves are tried, so that a bad text fails alone; no more than `retries` times, and not
+    /// once the shutdown has given up.
+    fn vectors(&mut self, batch: &Batch, part: Range<usize>, retries: &mut usize) -> Vec<Result<Vec<f32>, Arc<str>>> {
+        fill(&mut self.tensors, &batch.texts[part.clone()]);
+        let error = match run(&mut self.engines, batch.cut.engine, &self.tensors) {
+            Ok((flat, dimension)) => return flat.chunks_exact(dimension.max(1)).map(|it| Ok(it.to_vec())).collect(),
+            Err(error) => error,
+        };
+        if part.len() == 1 || *retries == 0 || self.queue.gave_up() {
+            let cause: Arc<str> = error.to_string().into();
+            return vec![Err(cause); part.len()];
+        }
+        *retries -= 1;
+        let middle = part.start + part.len() / 2;
+        let mut vectors = self.vectors(batch, part.start..middle, retries);
+        vectors.extend(self.vectors(batch, middle..part.end, retries));
+        vectors
     }
 
     fn overhead(&mut self, overhead: Overhead) {
@@ -96,7 +117,7 @@ impl Executor {
         self.metrics.overhead(cause, to - from);
         self.queue.overhead_finished(to - from);
         // Who asked may have left.
-        drop(done.send(result));
+        drop(done.send(result.map(|it| (it, to - from))));
     }
 }
 

@@ -7,6 +7,7 @@
 //!   text pays more, so short ones are not stuck behind it.
 //! - Within a class the earliest deadline is first. Each further text of a request counts as due later by the engine time of those before
 //!   it, so a request of a thousand texts lets others in between.
+//! - A batch holds as many tokens as its engine's budget: the configured one, or one learnt at warm-up.
 //! - Padding in a batch may cost what one more run would (learnt), and an eighth of the batch on top.
 //! - An idle device runs at once. Otherwise a batch that is not full waits for the window: `max_wait`, or if adaptive, the fixed cost of a
 //!   run when at least one more text is expected within it, else nothing.
@@ -91,8 +92,12 @@ pub struct Policy<L> {
     lanes: VecDeque<Lane<L>>,
     requests: HashMap<u64, Request<L>>,
     costs: BTreeMap<EngineId, Cost>,
+    /// Learnt; an engine without one has the configured budget.
+    budgets: BTreeMap<EngineId, usize>,
     texts: usize,
     tokens: u64,
+    /// Tokens of the batch that runs.
+    running: u64,
     last_arrival: Option<Instant>,
     /// Mean time between texts, ns.
     gap_ns: f64,
@@ -136,8 +141,10 @@ impl<L: Clone + Eq> Policy<L> {
             lanes: VecDeque::new(),
             requests: HashMap::new(),
             costs: BTreeMap::new(),
+            budgets: BTreeMap::new(),
             texts: 0,
             tokens: 0,
+            running: 0,
             last_arrival: None,
             gap_ns: f64::INFINITY,
             idle: true,
@@ -145,15 +152,18 @@ impl<L: Clone + Eq> Policy<L> {
         }
     }
 
-    /// Whether a request fits the queue; if not, when there should be room. An empty queue takes any.
-    pub fn admit(&self, engine: EngineId, lengths: &[u32]) -> Result<(), Duration> {
+    /// Whether a request fits the queue and can be done `within` its time, as far as is known; if not, when there should be room. An empty
+    /// queue takes any.
+    pub fn admit(&self, engine: EngineId, lengths: &[u32], within: Duration) -> Result<(), Duration> {
         let tokens: u64 = lengths.iter().map(|it| u64::from(*it)).sum();
         let work = self.estimate(engine, self.tokens + tokens);
-        if self.texts == 0 || (self.texts + lengths.len() <= self.config.max_queued_texts && work <= self.config.max_queued) {
+        // What would be answered too late is refused now: engine time spent on it would make the next one late, too.
+        let most = self.config.max_queued.min(within.saturating_sub(self.estimate(engine, self.running)));
+        if self.texts == 0 || (self.texts + lengths.len() <= self.config.max_queued_texts && work <= most) {
             return Ok(());
         }
         // Room for it is there when the queue has shrunk by its size.
-        let excess = work.saturating_sub(self.config.max_queued).max(self.estimate(engine, tokens));
+        let excess = work.saturating_sub(most).max(self.estimate(engine, tokens));
         Err(excess.min(self.estimate(engine, self.tokens)))
     }
 
@@ -203,8 +213,14 @@ impl<L: Clone + Eq> Policy<L> {
         wake.map_or(Next::Idle, Next::WaitUntil)
     }
 
+    /// A batch failed; its time says nothing of the next one.
+    pub fn failed(&mut self) {
+        self.running = 0;
+    }
+
     /// A batch took so long.
     pub fn finished(&mut self, engine: EngineId, tokens: u64, padded_tokens: u64, took: Duration) {
+        self.running = 0;
         self.costs.entry(engine).or_default().learn(tokens, padded_tokens, took);
         self.overhead_credit = OVERHEAD_CREDIT.min(self.overhead_credit + (took.as_nanos() as u64 / OVERHEAD_PART) as i64);
     }
@@ -221,9 +237,27 @@ impl<L: Clone + Eq> Policy<L> {
         }
     }
 
+    /// A batch without padding took so long at warm-up.
+    pub fn probed(&mut self, engine: EngineId, tokens: u64, took: Duration) {
+        self.costs.entry(engine).or_default().learn(tokens, tokens, took);
+    }
+
+    /// Most tokens of this engine's batches from now on; a configured budget that is pinned stays.
+    pub fn set_budget(&mut self, engine: EngineId, tokens: usize) {
+        if self.config.learn_budget {
+            self.budgets.insert(engine, tokens.max(1));
+        }
+    }
+
+    /// Most tokens of an engine's batches.
+    pub fn budget(&self, engine: EngineId) -> usize {
+        self.budgets.get(&engine).copied().unwrap_or(self.config.max_batch_tokens)
+    }
+
     /// What was learnt of an engine is forgotten.
     pub fn forget(&mut self, engine: EngineId) {
         self.costs.remove(&engine);
+        self.budgets.remove(&engine);
     }
 
     /// Texts that wait in a lane.
@@ -264,7 +298,7 @@ impl<L: Clone + Eq> Policy<L> {
         match () {
             () if !self.config.enabled => Ok("unbatched"),
             () if lane.texts >= self.config.max_batch_size => Ok("size"),
-            () if lane.tokens >= self.config.max_batch_tokens as u64 => Ok("tokens"),
+            () if lane.tokens >= self.budget(lane.engine) as u64 => Ok("tokens"),
             () if self.idle || self.requests.len() == 1 => Ok("idle"),
             () if until <= now => Ok("window"),
             () => Err(until),
@@ -284,7 +318,7 @@ impl<L: Clone + Eq> Policy<L> {
         let (key, engine) = (self.lanes[at].key.clone(), self.lanes[at].engine);
         self.lanes.rotate_left(at + 1);
         let free_padding = self.costs.get(&engine).map_or(0, Cost::fixed_tokens);
-        let mut shape = Shape::new(self.config.max_batch_size.max(1), self.config.max_batch_tokens, free_padding);
+        let mut shape = Shape::new(self.config.max_batch_size.max(1), self.budget(engine), free_padding);
         let mut items = Vec::new();
         while let Some(item) = self.pick(&key, &mut shape) {
             items.push(item);
@@ -293,6 +327,7 @@ impl<L: Clone + Eq> Policy<L> {
                 break;
             }
         }
+        self.running = items.iter().map(|it| u64::from(it.tokens)).sum();
         Cut { lane: key, engine, items, reason }
     }
 

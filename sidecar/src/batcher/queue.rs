@@ -3,7 +3,7 @@
 //!
 //! Enters: requests, engines, finished batches. Leaves: the executor's next step, answers. Never: a lock held while an engine runs.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::policy::{Ask, Cut, Next, Policy};
 use super::{BatchError, BatcherConfig, Embedded, EngineId, Work};
-use crate::engine::{Engine, EngineError, TokenBatch};
+use crate::engine::{Engine, EngineError, Stop, TokenBatch};
 use crate::metrics::{LaneMetrics, Metrics};
 use crate::traces::TraceLink;
 
@@ -51,7 +51,7 @@ pub(super) struct Overhead {
     pub(super) cause: &'static str,
     pub(super) model: String,
     pub(super) variant: String,
-    pub(super) done: oneshot::Sender<Result<Vec<f32>, EngineError>>,
+    pub(super) done: oneshot::Sender<Result<(Vec<f32>, Duration), EngineError>>,
 }
 
 /// A batch of requests, taken out of the queue.
@@ -70,14 +70,15 @@ pub(super) struct Outcome {
     pub(super) to: Instant,
     pub(super) tokens: u64,
     pub(super) padded_tokens: u64,
-    /// One vector a text.
-    pub(super) vectors: Result<Vec<Vec<f32>>, String>,
+    /// One a text, in the order of the batch.
+    pub(super) vectors: Vec<Result<Vec<f32>, Arc<str>>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    config: BatcherConfig,
     metrics: Metrics,
     ended: watch::Sender<bool>,
 }
@@ -87,7 +88,7 @@ struct State {
     pending: HashMap<u64, Pending>,
     next_request: u64,
     next_engine: u64,
-    engines: HashSet<EngineId>,
+    engines: HashMap<EngineId, Option<Stop>>,
     installs: VecDeque<Install>,
     removals: Vec<(EngineId, oneshot::Sender<()>)>,
     overheads: VecDeque<Overhead>,
@@ -131,17 +132,17 @@ impl Drop for Ticket {
 impl Queue {
     pub(super) fn new(config: BatcherConfig, metrics: Metrics) -> Self {
         let state = State {
-            policy: Policy::new(config),
+            policy: Policy::new(config.clone()),
             pending: HashMap::new(),
             next_request: 0,
             next_engine: 0,
-            engines: HashSet::new(),
+            engines: HashMap::new(),
             installs: VecDeque::new(),
             removals: Vec::new(),
             overheads: VecDeque::new(),
             closing: None,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), metrics, ended: watch::channel(false).0 }
+        Self { state: Mutex::new(state), changed: Condvar::new(), config, metrics, ended: watch::channel(false).0 }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -155,7 +156,7 @@ impl Queue {
         let id = EngineId(state.next_engine);
         state.next_engine += 1;
         if state.closing.is_none() {
-            state.engines.insert(id);
+            state.engines.insert(id, engine.stop());
             state.installs.push_back(Install { id, engine, done });
             self.changed.notify_one();
         }
@@ -166,7 +167,7 @@ impl Queue {
     pub(super) fn remove(&self, engine: EngineId) -> oneshot::Receiver<()> {
         let (done, gone) = oneshot::channel();
         let mut state = self.lock();
-        if state.engines.contains(&engine) {
+        if state.engines.contains_key(&engine) {
             state.removals.push((engine, done));
             self.changed.notify_one();
         }
@@ -199,10 +200,11 @@ impl Queue {
         if state.closing.is_some() {
             return Err(BatchError::Closed);
         }
-        if !state.engines.contains(&work.engine) {
+        if !state.engines.contains_key(&work.engine) {
             return Err(BatchError::Gone);
         }
-        state.policy.admit(work.engine, &lengths).map_err(|retry_after| BatchError::QueueFull { retry_after })?;
+        let within = work.deadline.saturating_duration_since(now);
+        state.policy.admit(work.engine, &lengths, within).map_err(|retry_after| BatchError::QueueFull { retry_after })?;
         let request = state.next_request;
         state.next_request += 1;
         let pending = Pending {
@@ -262,10 +264,52 @@ impl Queue {
     pub(super) fn finish(&self, batch: &Batch, outcome: Outcome) {
         let mut state = self.lock();
         let took = outcome.to.saturating_duration_since(outcome.from);
-        state.policy.finished(batch.cut.engine, outcome.tokens, outcome.padded_tokens, took);
-        match outcome.vectors {
-            Ok(vectors) => state.deliver(batch, vectors, took, outcome.tokens),
-            Err(cause) => state.fail(batch, &cause),
+        if outcome.vectors.iter().all(Result::is_ok) {
+            state.policy.finished(batch.cut.engine, outcome.tokens, outcome.padded_tokens, took);
+        } else {
+            state.policy.failed();
+        }
+        for (item, vector) in batch.cut.items.iter().zip(&outcome.vectors) {
+            if let Err(cause) = vector {
+                state.fail(item.request, cause);
+            }
+        }
+        state.deliver(batch, outcome.vectors, took, outcome.tokens);
+    }
+
+    pub(super) fn probed(&self, engine: EngineId, tokens: u64, took: Duration) {
+        self.lock().policy.probed(engine, tokens, took);
+    }
+
+    pub(super) fn set_budget(&self, engine: EngineId, tokens: usize) {
+        let mut state = self.lock();
+        if state.engines.contains_key(&engine) {
+            state.policy.set_budget(engine, tokens);
+        }
+    }
+
+    pub(super) fn budget(&self, engine: EngineId) -> usize {
+        self.lock().policy.budget(engine)
+    }
+
+    pub(super) fn learns_budgets(&self) -> bool {
+        self.config.learn_budget && self.config.enabled
+    }
+
+    pub(super) fn max_batch_size(&self) -> usize {
+        self.config.max_batch_size
+    }
+
+    /// Whether what still waits or runs is given up.
+    pub(super) fn gave_up(&self) -> bool {
+        self.lock().closing.is_some_and(|it| Instant::now() >= it)
+    }
+
+    /// Stops what runs, where an engine can be stopped; for good.
+    pub(super) fn stop_engines(&self) {
+        let stops: Vec<Stop> = self.lock().engines.values().flatten().cloned().collect();
+        for stop in stops {
+            stop();
         }
     }
 
@@ -357,10 +401,10 @@ impl State {
         Batch { cut, texts, metrics, links: links.into_values().collect() }
     }
 
-    fn deliver(&mut self, batch: &Batch, vectors: Vec<Vec<f32>>, took: Duration, tokens: u64) {
+    fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Vec<f32>, Arc<str>>>, took: Duration, tokens: u64) {
         let mut requests: HashMap<u64, u64> = HashMap::new();
         for (item, vector) in batch.cut.items.iter().zip(vectors) {
-            let Some(pending) = self.pending.get_mut(&item.request) else { continue };
+            let (Some(pending), Ok(vector)) = (self.pending.get_mut(&item.request), vector) else { continue };
             pending.vectors[item.text] = vector;
             pending.left -= 1;
             *requests.entry(item.request).or_default() += u64::from(item.tokens);
@@ -376,11 +420,9 @@ impl State {
         }
     }
 
-    fn fail(&mut self, batch: &Batch, cause: &str) {
-        for item in &batch.cut.items {
-            self.policy.remove(item.request);
-            self.answer(item.request, |_| Err(BatchError::Engine(cause.to_owned())));
-        }
+    fn fail(&mut self, request: u64, cause: &str) {
+        self.policy.remove(request);
+        self.answer(request, |_| Err(BatchError::Engine(cause.to_owned())));
     }
 
     fn answer(&mut self, request: u64, answer: impl FnOnce(&mut Pending) -> Answer) {

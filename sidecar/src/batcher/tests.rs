@@ -1,26 +1,48 @@
 //! The batcher with an engine whose speed the test decides.
 
 use std::sync::Mutex;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
 use akidb_domain::vocabulary::{Arm, ExecutionProvider, Precision};
 
 use super::*;
 use crate::clock::Clock;
+use crate::engine::Stop;
+
+/// An id that the engine cannot stand.
+const POISON: u32 = 666;
 
 /// Answers each text with its first id, when the test lets it.
 struct Stub {
     go: Receiver<Result<(), String>>,
     batches: Arc<Mutex<Vec<TokenBatch>>>,
+    stopped: Arc<AtomicBool>,
+}
+
+impl Stub {
+    fn wait(&self) -> Result<(), String> {
+        loop {
+            match self.go.recv_timeout(Duration::from_millis(5)) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) if self.stopped.load(Ordering::Relaxed) => return Err("stopped".into()),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
 }
 
 impl Engine for Stub {
     fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
         self.batches.lock().unwrap().push(batch.clone());
-        match self.go.recv() {
-            Ok(Err(cause)) if cause == "panic" => panic!("as told"),
-            Ok(Err(cause)) => Err(EngineError::Run(cause)),
-            Ok(Ok(())) | Err(_) => Ok(batch.ids.chunks(batch.tokens).map(|it| it[0] as f32).collect()),
+        if batch.ids.contains(&i64::from(POISON)) {
+            return Err(EngineError::Run("poison".into()));
+        }
+        match self.wait() {
+            Err(cause) if cause == "panic" => panic!("as told"),
+            Err(cause) => Err(EngineError::Run(cause)),
+            Ok(()) => Ok(batch.ids.chunks(batch.tokens).map(|it| it[0] as f32).collect()),
         }
     }
 
@@ -30,6 +52,11 @@ impl Engine for Stub {
 
     fn provider(&self) -> ExecutionProvider {
         ExecutionProvider::Cpu
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        let stopped = self.stopped.clone();
+        Some(Arc::new(move || stopped.store(true, Ordering::Relaxed)))
     }
 }
 
@@ -47,7 +74,7 @@ impl Rig {
         let (batcher, _thread) = Batcher::start(config, telemetry, Metrics::new().unwrap()).unwrap();
         let (go, receiver) = channel();
         let ran = Arc::new(Mutex::new(Vec::new()));
-        let engine = batcher.install(Box::new(Stub { go: receiver, batches: ran.clone() })).await;
+        let engine = batcher.install(Box::new(Stub { go: receiver, batches: ran.clone(), stopped: Arc::default() })).await;
         Self { batcher, engine, go, batches: ran, _observations: observations }
     }
 
@@ -194,4 +221,57 @@ async fn overhead_runs_when_nothing_waits() {
     rig.go.send(Ok(())).unwrap();
     let batch = TokenBatch { rows: 1, tokens: 2, ids: vec![5, 6], mask: vec![1, 1] };
     assert_eq!(rig.batcher.run_overhead(rig.engine, batch, "warmup", "m", "fp32").await.unwrap(), [5.0]);
+}
+
+#[tokio::test]
+async fn a_bad_text_does_not_fail_its_batch_mates() {
+    let mut rig = Rig::start(BatcherConfig { max_batch_tokens: 4_096, ..BatcherConfig::default() }).await;
+    let mut tasks = vec![rig.submit(&[&[1, 1]]).await];
+    for id in 2..40 {
+        tasks.push(rig.submit(&[&[if id == 17 { POISON } else { id }, 1]]).await);
+    }
+    // From here on the engine runs freely.
+    rig.go = channel().0;
+    let mut failed = Vec::new();
+    for (id, task) in (1..).zip(tasks) {
+        match task.await.unwrap() {
+            Ok(done) => assert_eq!(done.vectors, [[id as f32]]),
+            Err(error) => failed.push((id, error)),
+        }
+    }
+    assert!(matches!(failed.as_slice(), [(17, BatchError::Engine(_))]), "{failed:?}");
+    assert!(rig.ran() <= 14, "{} runs", rig.ran());
+}
+
+#[tokio::test]
+async fn an_engine_that_always_fails_is_not_tried_for_ever() {
+    let rig = Rig::start(BatcherConfig { max_batch_tokens: 4_096, ..BatcherConfig::default() }).await;
+    let busy = rig.submit(&[&[1]]).await;
+    let many = vec![[POISON].as_slice(); 64];
+    let fails = rig.submit(&many).await;
+    rig.go.send(Ok(())).unwrap();
+    assert!(busy.await.unwrap().is_ok());
+    assert!(matches!(fails.await.unwrap(), Err(BatchError::Engine(_))));
+    assert!(rig.ran() <= 26, "{} runs", rig.ran());
+}
+
+#[tokio::test]
+async fn a_batch_past_the_deadline_of_a_shutdown_is_stopped() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    let busy = rig.submit(&[&[1], &[2]]).await;
+    let from = Instant::now();
+    rig.batcher.shutdown(from + Duration::from_millis(50)).await;
+    assert!(from.elapsed() < Duration::from_millis(450), "{:?}", from.elapsed());
+    assert!(busy.await.unwrap().is_err());
+    assert!(rig.ran() <= 2, "a stopped batch is not tried again");
+}
+
+#[tokio::test]
+async fn a_budget_is_learnt_unless_it_is_pinned() {
+    for learn_budget in [true, false] {
+        let mut rig = Rig::start(BatcherConfig { max_batch_tokens: 77, learn_budget, ..BatcherConfig::default() }).await;
+        rig.go = channel().0;
+        let budget = rig.batcher.learn_budget(rig.engine, "m", "fp32", 256).await;
+        assert_eq!((budget != 77, rig.ran() > 0), (learn_budget, learn_budget), "{budget}");
+    }
 }

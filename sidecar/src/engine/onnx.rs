@@ -4,15 +4,15 @@
 //! graph that does not fit its manifest, a provider other than the one asked for.
 
 use std::path::Path;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use akidb_domain::vocabulary::ExecutionProvider;
 use ort::environment::Environment;
-use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
-use super::{Engine, EngineError, EngineSpec, TokenBatch};
+use super::{Engine, EngineError, EngineSpec, Stop, TokenBatch};
 
 /// ONNX Runtime knows one library and one environment a process, so this is the one global of the crate.
 static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
@@ -50,7 +50,8 @@ pub fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
     let session = builder(environment, spec)?.commit_from_file(&spec.path).map_err(|it| EngineError::Load(it.to_string()))?;
     check_inputs(session.inputs(), &spec.graph.inputs)?;
     check_output(session.outputs(), &spec.graph.output, spec.dimension)?;
-    Ok(Box::new(OnnxEngine { session, spec: spec.clone(), zeros: Vec::new() }))
+    let options = RunOptions::new().map_err(|it| EngineError::Load(it.to_string()))?;
+    Ok(Box::new(OnnxEngine { session, spec: spec.clone(), options: Arc::new(options), zeros: Vec::new() }))
 }
 
 fn builder(environment: &Environment, spec: &EngineSpec) -> Result<SessionBuilder, EngineError> {
@@ -138,6 +139,8 @@ impl Feed {
 struct OnnxEngine {
     session: Session,
     spec: EngineSpec,
+    /// Shared with whoever stops it.
+    options: Arc<RunOptions>,
     zeros: Vec<i64>,
 }
 
@@ -162,7 +165,7 @@ impl Engine for OnnxEngine {
             };
             inputs.push((name.as_str(), TensorRef::from_array_view((shape, values.as_slice())).map_err(fail)?));
         }
-        let outputs = self.session.run(inputs).map_err(fail)?;
+        let outputs = self.session.run_with_options(inputs, &*self.options).map_err(fail)?;
         let output = outputs.get(&self.spec.graph.output).ok_or_else(|| EngineError::Run("the output is missing".into()))?;
         let (shape, vectors) = output.try_extract_tensor::<f32>().map_err(fail)?;
         if vectors.len() != batch.rows * self.spec.dimension {
@@ -178,5 +181,14 @@ impl Engine for OnnxEngine {
 
     fn provider(&self) -> ExecutionProvider {
         self.spec.provider
+    }
+
+    fn stop(&self) -> Option<Stop> {
+        let options = self.options.clone();
+        Some(Arc::new(move || {
+            if let Err(error) = options.terminate() {
+                tracing::warn!(%error, "an engine could not be stopped");
+            }
+        }))
     }
 }

@@ -155,6 +155,8 @@ impl Job {
             parts.batcher.remove(engine).await;
             return Err(error);
         }
+        let budget = parts.batcher.learn_budget(engine, &self.card.name, &self.variant, self.card.max_tokens as usize).await;
+        tracing::info!(artifact = self.name(), max_batch_tokens = budget, "proven");
         drop(mark);
         let bytes = memory::footprint(&self.artifact, before, memory::resident());
         let residence = Arc::new(Residence::new(bytes, parts.clock.now_ns()));

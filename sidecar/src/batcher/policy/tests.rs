@@ -135,11 +135,29 @@ fn a_full_queue_refuses_and_an_empty_one_takes_any() {
     let mut policy: Policy<u32> = Policy::new(BatcherConfig::default());
     let now = Instant::now();
     policy.finished(ENGINE, 100, 100, Duration::from_millis(100));
-    assert_eq!(policy.admit(ENGINE, &[256; 1_024]), Ok(()), "the empty queue");
+    let hour = Duration::from_secs(3_600);
+    assert_eq!(policy.admit(ENGINE, &[256; 1_024], hour), Ok(()), "the empty queue");
     policy.push(now, ask(0, 0, "", vec![100; 39], now + Duration::from_secs(30)));
-    assert_eq!(policy.admit(ENGINE, &[100]), Ok(()), "3.9 s and 0.1 s of work");
-    assert_eq!(policy.admit(ENGINE, &[200]), Err(Duration::from_millis(200)), "3.9 s and 0.2 s of work");
-    assert_eq!(policy.admit(EngineId(2), &[1; 4_096]), Err(Duration::ZERO), "4,135 texts of an engine not known yet");
+    assert_eq!(policy.admit(ENGINE, &[100], hour), Ok(()), "3.9 s and 0.1 s of work");
+    assert_eq!(policy.admit(ENGINE, &[200], hour), Err(Duration::from_millis(200)), "3.9 s and 0.2 s of work");
+    assert_eq!(policy.admit(EngineId(2), &[1; 4_096], hour), Err(Duration::ZERO), "4,135 texts of an engine not known yet");
+    assert_eq!(policy.admit(ENGINE, &[100], Duration::from_secs(4)), Ok(()), "in time");
+    assert_eq!(policy.admit(ENGINE, &[100], Duration::from_millis(3_500)), Err(Duration::from_millis(500)), "too late for its client");
+}
+
+#[test]
+fn each_engine_has_its_budget() {
+    for (learn_budget, expected) in [(true, 100), (false, 400)] {
+        let mut policy = Policy::new(BatcherConfig { max_batch_tokens: 400, learn_budget, ..BatcherConfig::default() });
+        let mut now = Instant::now();
+        policy.set_budget(ENGINE, 100);
+        assert_eq!((policy.budget(ENGINE), policy.budget(EngineId(2))), (expected, 400));
+        policy.push(now, ask(0, 0, "", vec![20; 60], now + Duration::from_secs(30)));
+        let most = drain(&mut policy, &mut now).iter().map(padded).max();
+        assert_eq!(most, Some(expected as u64));
+        policy.forget(ENGINE);
+        assert_eq!(policy.budget(ENGINE), 400);
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use akidb_domain::reference::cosine;
 use akidb_domain::snapshot::{TrafficSplit, VariantRef};
@@ -78,6 +78,41 @@ fn a_full_queue_answers_429_at_once() {
         assert!(got.header("retry-after").parse::<u64>().is_ok_and(|it| it > 0), "{:?}", got.headers);
     });
     assert!(requests(&rig).iter().any(|it| it.error == Some("queue_full")));
+}
+
+#[test]
+fn ten_times_too_much_is_refused_politely_and_leaves_nothing_behind() {
+    let rig = Rig::start(BatcherConfig { max_queued_texts: 16, max_batch_size: 4, ..BatcherConfig::default() });
+    // 4 texts in 20 ms, so 200 a second; 40 clients that come again 20 ms after an answer ask for 2,000.
+    let slow = rig.fake("slow", |batch| {
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(vec![0.05; batch.rows * 384])
+    });
+    rig.publish(vec![slow], None);
+    let answers: Mutex<Vec<u16>> = Mutex::default();
+    let until = Instant::now() + Duration::from_millis(1_500);
+    std::thread::scope(|scope| {
+        for _ in 0..40 {
+            scope.spawn(|| {
+                while Instant::now() < until {
+                    let got = embed(&rig, &json!({ "text": "too much", "timeout_ms": 70 }));
+                    if got.status == 429 {
+                        assert!(got.header("retry-after").parse::<u64>().is_ok_and(|it| it > 0), "{:?}", got.headers);
+                    }
+                    answers.lock().unwrap().push(got.status);
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+    });
+    let answers = answers.into_inner().unwrap();
+    let count = |status: u16| answers.iter().filter(|it| **it == status).count();
+    let (served, refused, late) = (count(200), count(429), count(504));
+    assert_eq!(served + refused + late, answers.len(), "only 200, 429 and 504");
+    assert!(served >= 30 && refused >= 50 && late * 2 < served + 40, "{served} served, {refused} refused, {late} late");
+    let asked = Instant::now();
+    assert_eq!(embed(&rig, &json!({ "text": "after it" })).status, 200);
+    assert!(asked.elapsed() < Duration::from_millis(400), "{:?}", asked.elapsed());
 }
 
 #[test]
