@@ -11,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BUNDLE := build/bundles/all-MiniLM-L6-v2-fp32
 RUNTIME := build/onnxruntime/libonnxruntime.so
-BINARIES := -p akidb-control-plane -p akidb-sidecar -p akidb-cli
+BINARIES := -p akidb-control-plane -p akidb-sidecar -p akidb-cli -p akidb-loadtest
 
 .PHONY: help run test setup build lint deny clean-state
 
@@ -28,7 +28,7 @@ test: setup $(VENV)/.ready-dev ## Run every test
 
 setup: cargo $(VENV)/.ready $(RUNTIME) $(BUNDLE)/manifest.json ## Set up the Python tools, ONNX Runtime and the MiniLM bundle
 
-build: cargo ## Build the three programs in release mode
+build: cargo ## Build the programs in release mode
 	@echo "building (the first build takes some minutes)"
 	SQLX_OFFLINE=true cargo build --release --locked $(BINARIES)
 

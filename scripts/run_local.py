@@ -8,6 +8,7 @@ state folder.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,8 +37,7 @@ class Failed(Exception):
 def main() -> int:
     """Starts everything, waits, stops everything."""
     args = arguments()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, raise_stop)
+    SIGNALS.listen()
     local = Local(args)
     try:
         local.start()
@@ -47,8 +48,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        SIGNALS.ignore()
         local.stop()
     say("stopped; everything is kept in " + str(local.state))
     return 0
@@ -68,11 +68,42 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def raise_stop(_number: int, _frame: object) -> None:
-    """Turns the first signal into an exception; later ones are ignored while we stop."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    raise Stop
+class Signals:
+    """Turns the first signal into `Stop`; later ones are ignored while we stop."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self.holding = self.came = False
+
+    def listen(self) -> None:
+        for number in self.NUMBERS:
+            signal.signal(number, self.handle)
+
+    def ignore(self) -> None:
+        for number in self.NUMBERS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def handle(self, _number: int, _frame: object) -> None:
+        self.came = True
+        if not self.holding:
+            self.ignore()
+            raise Stop
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """No `Stop` inside: a process that is started must be one that we know of. It comes right after."""
+        self.holding = True
+        try:
+            yield
+        finally:
+            self.holding = False
+        if self.came:
+            self.ignore()
+            raise Stop
+
+
+SIGNALS = Signals()
 
 
 def say(text: str) -> None:
@@ -117,15 +148,16 @@ class Local:
             raise Failed(f"{path} is missing: run `make build`")
         log = (self.state / "logs" / f"{program}.log").open("ab")
         # A group of its own: Ctrl-C reaches us alone, and we stop the services in order.
-        process = subprocess.Popen(
-            [path, *arguments],
-            env={**os.environ, **env},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            process_group=0,
-        )
-        self.running.append((program, process))
+        with log, SIGNALS.held():
+            process = subprocess.Popen(
+                [path, *arguments],
+                env={**os.environ, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+            )
+            self.running.append((program, process))
 
     def set_price(self) -> None:
         """Enters a price for this machine's CPU unless the price book has one."""
