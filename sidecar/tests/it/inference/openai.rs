@@ -1,10 +1,15 @@
 //! OpenAI's shape: `/v1/embeddings` and `/v1/models` answer as OpenAI does, errors included.
 
+use std::collections::BTreeSet;
+
 use akidb_domain::reference::cosine;
+use akidb_domain::snapshot::{TrafficSplit, VariantRef};
+use akidb_sidecar::batcher::BatcherConfig;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use super::rig::Rig;
 use super::{Got, agent, embed, get, numbers, post, send, shared};
 
 fn ask(body: &Value) -> Got {
@@ -111,4 +116,40 @@ fn models() {
     refused(&get(&shared().url("/v1/models/nope")), 404, "model_not_found", "there are: all-MiniLM-L6-v2");
     refused(&get(&shared().url("/v1/models/all-MiniLM-L6-v2@nope")), 404, "model_not_found", "fp32");
     refused(&get(&shared().url("/v1/models/%FF")), 400, "malformed", "UTF-8");
+}
+
+#[test]
+fn the_user_is_the_sticky_unit_unless_a_key_is_given() {
+    let rig = Rig::start(BatcherConfig::default());
+    let vectors = |batch: &akidb_sidecar::engine::TokenBatch| Ok(vec![0.05; batch.rows * 384]);
+    let at = |name: &str| VariantRef { version: "1".into(), variant: name.into() };
+    let split = TrafficSplit {
+        model: "all-MiniLM-L6-v2".into(),
+        experiment: "e1".into(),
+        phase: 1,
+        salt: "s".into(),
+        sticky: true,
+        baseline: at("base"),
+        canary: at("new"),
+        canary_ppm: 500_000,
+        control_ppm: 0,
+        apps_all_traffic: Vec::new(),
+        lease_ms: 60_000,
+    };
+    rig.publish(vec![rig.fake("base", vectors), rig.fake("new", vectors)], Some(split));
+    let served = |user: u32, key: Option<&str>| {
+        let request = agent().post(rig.url("/v1/embeddings")).content_type("application/json");
+        let request = key.into_iter().fold(request, |it, key| it.header("x-akidb-key", key));
+        let body = json!({ "model": "all-MiniLM-L6-v2", "input": "a", "user": format!("user-{user}") });
+        send(request.send(body.to_string())).header("x-akidb-variant").to_owned()
+    };
+    let mut all = BTreeSet::new();
+    for user in 0..20 {
+        let met: BTreeSet<String> = (0..4).map(|_| served(user, None)).collect();
+        assert_eq!(met.len(), 1, "user {user} met {met:?}");
+        all.extend(met);
+    }
+    assert_eq!(all.len(), 2, "20 users met only {all:?}");
+    let keyed: BTreeSet<String> = (0..20).map(|user| served(user, Some("one"))).collect();
+    assert_eq!(keyed.len(), 1, "one key met {keyed:?}");
 }

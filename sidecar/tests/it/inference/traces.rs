@@ -1,11 +1,13 @@
 //! Spans as a collector gets them over OTLP.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use akidb_sidecar::batcher::BatcherConfig;
-use akidb_sidecar::config::Traces;
+use akidb_sidecar::config::{Config, Traces};
 use akidb_sidecar::http::Limits;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -118,7 +120,34 @@ fn a_batch_points_at_all_its_requests() {
     let spans = sent(&rig, &spans);
     let mut linked: Vec<_> = named(&spans, "batch").iter().flat_map(|it| &it.links).map(|it| it.span_id.clone()).collect();
     let mut asked: Vec<_> = named(&spans, "embed").iter().map(|it| it.span_id.clone()).collect();
-    (linked.sort(), asked.sort());
+    linked.sort();
+    asked.sort();
     assert_eq!((linked.len(), linked), (16, asked));
     assert!(named(&spans, "batch").len() < 16);
+}
+
+#[test]
+fn settings_of_traces_and_of_logged_texts() {
+    let read = |more: &str, env: &[(&str, &str)]| {
+        let env: BTreeMap<String, String> = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let text = format!("[control_plane]\naddress = \"http://localhost:7071\"\n{more}");
+        Config::parse(&text, Path::new("/"), &env).map_err(|it| it.to_string())
+    };
+    let usual = read("", &[]).unwrap();
+    assert_eq!((usual.traces.otlp_endpoint, usual.logs.texts.share), (None, 0.0));
+    let standard = read("", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317")]).unwrap();
+    assert_eq!(standard.traces, Traces { otlp_endpoint: Some("http://a:4317".into()), sample_ratio: 1.0 });
+    let ours = read(
+        "[traces]\notlp_endpoint = \"http://b:4317\"\nsample_ratio = 0.25\n[logs]\nembed_request_sample = 1",
+        &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317"), ("AKIDB_EMBED_REQUEST_SAMPLE", "0.5")],
+    )
+    .unwrap();
+    assert_eq!(ours.traces, Traces { otlp_endpoint: Some("http://b:4317".into()), sample_ratio: 0.25 });
+    assert!((ours.logs.texts.share - 0.5).abs() < 1e-9);
+    let wrong =
+        "[traces]\notlp_endpoint = \"https://c\"\nsample_ratio = 2\n[logs]\nembed_request_sample = -1\nembed_request_per_second = 0";
+    let errors = read(wrong, &[]).unwrap_err();
+    for key in ["traces.otlp_endpoint", "traces.sample_ratio", "logs.embed_request_sample", "logs.embed_request_per_second"] {
+        assert!(errors.contains(key), "{errors}");
+    }
 }
