@@ -1,10 +1,11 @@
 //! The task that owns every engine's state. Enters: plans, requests for what is not loaded, news of activations. Leaves: published tables.
 //! Never: a wait; pulls, loads and drains are tasks of their own.
 //!
-//! Rooms: `room` who gets memory, `publish` the table and what nobody needs any more.
+//! Rooms: `room` who gets memory, `stand_in` what serves in place of what cannot, `publish` the table and what nobody needs any more.
 
 mod publish;
 mod room;
+mod stand_in;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::activate::{ActivationError, Job, Live, Parts, Turns};
 use super::demand::Want;
 use super::last_good::{Good, LastGood};
 use super::marker::Markers;
-use super::plan::{Choice, Plan, PlannedModel, PlannedVariant};
+use super::plan::{Plan, PlannedModel, PlannedVariant};
 use super::slots::Slot;
 use crate::serving::{Table, VariantState};
 use room::Asking;
@@ -154,16 +155,6 @@ impl Owner {
         slot.running = Some(self.jobs.spawn(task));
     }
 
-    /// Whether this process has a use without the artifact: another planned one, or one that served before.
-    fn something_else_serves(&self, digest: &str) -> bool {
-        let other = |it: &Good| it.artifact.digest != digest;
-        self.wanted().iter().filter_map(|(_, it)| it.choice.as_ref().ok()).any(|it| it.artifact.digest != digest)
-            || self.plan.models.iter().any(|(name, model)| {
-                self.last_good.default_of(name).is_some_and(|(_, it)| other(it))
-                    || model.variants.iter().any(|it| self.last_good.get(name, &it.at).is_some_and(other))
-            })
-    }
-
     /// A request for a variant that was not loaded a moment ago.
     fn want(&mut self, want: Want) {
         let Want { model, variant, reply } = want;
@@ -244,44 +235,6 @@ impl Owner {
         self.give_rooms();
     }
 
-    /// Brings up what served before, for variants that have nothing else.
-    fn stand_in(&mut self, failed: &str) {
-        let mut jobs = Vec::new();
-        for (name, model) in &mut self.plan.models {
-            let bereft = |it: &&PlannedVariant| it.choice.as_ref().is_ok_and(|it| it.artifact.digest == failed);
-            let mut default_is_bereft = false;
-            for variant in model.variants.iter().filter(bereft) {
-                default_is_bereft |= variant.at == model.default;
-                let key = (name.clone(), variant.at.clone());
-                let good = self.last_good.get(name, &variant.at).filter(|it| it.artifact.digest != failed);
-                let Some(good) = good.filter(|_| !self.previous.contains_key(&key)).cloned() else { continue };
-                default_is_bereft &= variant.at != model.default;
-                let job = Job {
-                    artifact: good.artifact.clone(),
-                    card: model.card.clone(),
-                    variant: variant.at.variant.clone(),
-                    precision: good.precision,
-                };
-                jobs.push(job);
-                self.previous.insert(key, good);
-            }
-            // The default is a variant that never served here: the one that was the default before.
-            let before = self.last_good.default_of(name).filter(|(at, it)| **at != model.default && it.artifact.digest != failed);
-            if let Some((at, good)) = before.filter(|_| default_is_bereft) {
-                let planned = stood_in(at, good);
-                jobs.extend(job(model, &planned));
-                if let Some(known) = model.variants.iter_mut().find(|it| it.at == *at) {
-                    known.hold = true;
-                } else {
-                    model.variants.push(planned);
-                }
-            }
-        }
-        for job in &jobs {
-            self.ensure(job);
-        }
-    }
-
     fn retry(&mut self) {
         let now = Instant::now();
         let due: Vec<String> =
@@ -310,11 +263,6 @@ fn job(model: &PlannedModel, variant: &PlannedVariant) -> Option<Job> {
         variant: variant.at.variant.clone(),
         precision: choice.precision,
     })
-}
-
-fn stood_in(at: &VariantRef, good: &Good) -> PlannedVariant {
-    let choice = Choice { artifact: good.artifact.clone(), precision: good.precision, fallback: String::new() };
-    PlannedVariant { at: at.clone(), precision: good.precision, hold: true, pinned: false, choice: Ok(choice) }
 }
 
 async fn sleep_until(at: Option<Instant>) {

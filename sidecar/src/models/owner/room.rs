@@ -51,7 +51,7 @@ impl Owner {
         asking.retain(|it| !it.ask.reply.is_closed());
         asking.sort_by_key(|it| std::cmp::Reverse(self.urgency(&it.ask.digest)));
         let mut line = asking.into_iter();
-        while let Some(Asking { ask, until }) = line.next() {
+        for Asking { ask, until } in line.by_ref() {
             let (verdict, held) = (self.judge(&ask.digest), self.urgency(&ask.digest) == Urgency::Held);
             let outcome = match verdict {
                 Verdict::Grant => Ok(()),
@@ -177,7 +177,7 @@ impl Owner {
             let Some(slot) = self.slots.get_mut(digest) else { continue };
             let Some(live) = slot.live.take() else { continue };
             (slot.state, slot.asked) = (VariantState::Cached, false);
-            slot.reason = "evicted for another engine; the next request loads it".to_owned();
+            "evicted for another engine; the next request loads it".clone_into(&mut slot.reason);
             tracing::info!(
                 model = slot.job.card.name,
                 variant = slot.job.variant,
