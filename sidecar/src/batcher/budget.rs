@@ -22,6 +22,8 @@ const TEXT: usize = 32;
 const PASSES: usize = 3;
 /// A budget is good enough from this part of the best rate.
 const NEARLY: f64 = 0.98;
+/// Nothing larger than a batch of this time is tried: whoever waits would wait too long, and its memory stays taken.
+const LONGEST: Duration = Duration::from_millis(50);
 /// Two doublings that bring less than this end the sweep.
 const PAYS: f64 = 1.05;
 /// An id that every vocabulary has; what it means does not matter.
@@ -88,6 +90,7 @@ impl Sweep {
     /// Whether either of the last two doublings paid.
     fn pays(&self) -> bool {
         match self.sizes.as_slice() {
+            [.., last] if last.fastest >= LONGEST => false,
             [.., before, first, second] => first.rate().max(second.rate()) > PAYS * before.rate(),
             _ => true,
         }
