@@ -8,8 +8,8 @@
 //! - Within a class the earliest deadline is first. Each further text of a request counts as due later by the engine time of those before
 //!   it, so a request of a thousand texts lets others in between.
 //! - A batch holds as many tokens as its engine's budget: the configured one, or one learnt at warm-up.
-//! - Padding in a batch may cost what one more run would (learnt), but no more than an eighth of the budget, and an
-//!   eighth of the batch on top.
+//! - Padding in a batch may cost what one more run would (learnt), but no more than a 32nd of the budget, and a
+//!   32nd of the batch on top.
 //! - An idle device runs at once. Otherwise a batch that is not full waits for the window: `max_wait`, or if adaptive, the fixed cost of a
 //!   run when at least one more text is expected within it, else nothing.
 
@@ -319,7 +319,7 @@ impl<L: Clone + Eq> Policy<L> {
         let (key, engine) = (self.lanes[at].key.clone(), self.lanes[at].engine);
         self.lanes.rotate_left(at + 1);
         // What was learnt on a busy machine may be far off.
-        let free_padding = self.costs.get(&engine).map_or(0, Cost::fixed_tokens).min(self.budget(engine) / 8);
+        let free_padding = self.costs.get(&engine).map_or(0, Cost::fixed_tokens).min(self.budget(engine) / 32);
         let mut shape = Shape::new(self.config.max_batch_size.max(1), self.budget(engine), free_padding);
         let mut items = Vec::new();
         while let Some(item) = self.pick(&key, &mut shape) {

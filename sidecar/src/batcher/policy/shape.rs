@@ -2,11 +2,11 @@
 //!
 //! Enters: lengths, budgets. Leaves: yes or no. Never: a batch over its budget, but for a text that is over it alone.
 
-/// The class of a length: four to an octave, the shortest up to 9 tokens.
+/// The class of a length: eight to an octave, the shortest up to 8 tokens.
 pub(super) fn class_of(tokens: u32) -> u32 {
     let tokens = tokens.max(8);
     let octave = tokens.ilog2();
-    octave * 4 + ((tokens >> (octave - 2)) & 3)
+    octave * 8 + ((tokens >> (octave - 3)) & 7)
 }
 
 /// A batch as it grows.
@@ -29,7 +29,7 @@ impl Shape {
     pub(super) fn fits(&self, tokens: u32) -> bool {
         let (rows, longest) = (self.rows + 1, self.longest.max(tokens as usize));
         let (computed, real) = (rows * longest, self.tokens + tokens as usize);
-        rows == 1 || (rows <= self.max_rows && computed <= self.max_tokens && computed - real <= self.free_padding + real / 8)
+        rows == 1 || (rows <= self.max_rows && computed <= self.max_tokens && computed - real <= self.free_padding + real / 32)
     }
 
     pub(super) fn add(&mut self, tokens: u32) -> bool {
