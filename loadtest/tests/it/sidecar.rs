@@ -1,7 +1,6 @@
-//! Every command, and wrk with its script, against the real sidecar with the real model. Where the sidecar is not built or the model not set
-//! up (`make setup`, `cargo build --workspace`) the test says so and ends: this crate alone does not need them.
+//! Every command, and wrk with its script, against the real sidecar with the real model. `make setup` and
+//! `cargo build --workspace` first; `make test` does both.
 
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -16,20 +15,8 @@ struct Sidecar {
     _folder: tempfile::TempDir,
 }
 
-fn present(path: PathBuf) -> Option<PathBuf> {
-    let there = path.exists();
-    if !there {
-        eprintln!("not run: {} is missing", path.display());
-    }
-    there.then_some(path)
-}
-
 impl Sidecar {
-    async fn start() -> Option<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let program = present(Path::new(env!("CARGO_BIN_EXE_akidb-loadtest")).with_file_name("akidb-sidecar"))?;
-        let bundle = present(root.join("build/bundles/all-MiniLM-L6-v2-fp32/manifest.json"))?;
-        let runtime = present(root.join("build/onnxruntime/libonnxruntime.so"))?;
+    async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let (api, ops) = (port(), port());
@@ -39,19 +26,19 @@ impl Sidecar {
              [runtime]\nonnxruntime = \"{}\"\n[embedding.models]\ndefault = \"all-MiniLM-L6-v2\"\n\
              [[embedding.models.available]]\nname = \"all-MiniLM-L6-v2\"\npath = \"{}\"\ndimension = 384\nprecision = \"fp32\"\n",
             folder.path().join("state").display(),
-            runtime.display(),
-            bundle.parent().unwrap().display(),
+            akidb_testkit::onnxruntime().display(),
+            akidb_testkit::bundle().display(),
         );
         std::fs::write(&config, text).unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
-        let mut command = Command::new(program);
+        let mut command = Command::new(akidb_testkit::program("akidb-sidecar"));
         command.arg("--config").arg(&config).stdin(Stdio::null()).stderr(log.try_clone().unwrap()).stdout(log).kill_on_drop(true);
         let process = command.spawn().unwrap();
         let base = format!("http://127.0.0.1:{api}");
         let ready: akidb_loadtest::plan::Target = format!("{base}/readyz").parse().unwrap();
         for _ in 0..600 {
             if akidb_loadtest::http::get_ok(&ready).await.is_ok() {
-                return Some(Self { pid: process.id().unwrap(), _process: process, base, _folder: folder });
+                return Self { pid: process.id().unwrap(), _process: process, base, _folder: folder };
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -71,7 +58,7 @@ async fn check(line: &str, code: i32, expected: &[&str]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_command_works_with_the_real_sidecar() {
-    let Some(sidecar) = Sidecar::start().await else { return };
+    let sidecar = Sidecar::start().await;
     let (base, embed) = (sidecar.base.clone(), format!("{}/api/v1/embed", sidecar.base));
 
     let classes = "--class short:clients=1,words=18,app=web --class long:clients=4,words=100";
