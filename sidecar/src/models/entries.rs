@@ -86,7 +86,7 @@ fn fits_entry(mut bundle: Bundle, entry: &Entry, machine: Machine) -> Result<Bun
     if let Some(stated) = entry.precision.filter(|it| *it != manifest.variant.precision) {
         return Err(format!("the entry says precision `{stated}`, its bundle `{}`", manifest.variant.precision));
     }
-    if let Some(why) = machine.refuses(&bundle.artifact) {
+    if let Some(why) = machine.refuses(manifest.variant.precision, &bundle.artifact) {
         let name = entry.path.name();
         return Err(format!("`{name}` {why} (set `fallback = true` to let a portable variant stand in)"));
     }
@@ -111,7 +111,7 @@ async fn choose(read: &Read, all: &[Read], machine: Machine, bundles: &Bundles) 
     candidates.extend(bundles.siblings(&read.entry.path, &read.entry.name).await);
     let good = |it: &Bundle| {
         it.manifest.target.provider == TargetProvider::Portable
-            && machine.refuses(&it.artifact).is_none()
+            && machine.refuses(it.manifest.variant.precision, &it.artifact).is_none()
             && akidb_domain::vocabulary::canonical_model(&it.manifest.model.name) == read.entry.model()
             && read.entry.dimension.is_none_or(|stated| stated == it.manifest.model.dimension)
     };
