@@ -100,6 +100,7 @@ def _plan(options: argparse.Namespace) -> model_steps.Plan:
         calibration_data=options.calibration_data,
         test_dataset=options.test_dataset,
         epochs=options.epochs,
+        any_language=options.any_language,
     )
 
 
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of models without real weights (default: 0)")
     add("--calibration-data", type=Path, help="texts to calibrate with (default: the corpus of make_corpus.py)")
     add("--test-dataset", type=Path, help="texts that prove the result (default: as for quantize_model.py)")
+    add("--any-language", action="store_true", help="skip the check of the calibration texts' language")
     add("--epochs", type=int, default=3, help="of the distillation (default: 3)")
     add("--work", type=Path, default=Path("build"), help="where bundles, checkpoints and records go (default: build)")
     add("--publish", metavar="S3_URI", help="upload the bundles below s3://BUCKET/PREFIX and catalogue them")

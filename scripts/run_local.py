@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from akidb_tools import bundle, five_models
+from akidb_tools import built, bundle
 from akidb_tools.catalog import Catalog
 from akidb_tools.errors import BadInput
 
@@ -82,25 +82,13 @@ def arguments() -> argparse.Namespace:
 
 
 def bundles(args: argparse.Namespace) -> list[Path]:
-    """What is to be catalogued: the fp32 root of a model first, which is what a request without `@` gets."""
+    """What is to be catalogued: a model's fp32 root first, which is what a request without `@` gets."""
     if args.bundle:
         return [args.bundle]
     try:
-        asked = [name for name in args.models.split(",") if name]
-        models = five_models.MODELS if asked == ["all"] else [five_models.find(name) for name in asked]
+        return built.bundles(args.models, args.bundles, say)
     except BadInput as error:
         raise Failed(str(error)) from None
-    found = [args.bundles / model.folder(variant) for model in models for variant in five_models.VARIANTS]
-    missing = [folder.name for folder in found if not (folder / bundle.MANIFEST).is_file()]
-    command = "make models" + ("" if asked == ["all"] else f" MODELS={args.models}")
-    roots = [name for name in missing if name.endswith(f"-{five_models.VARIANTS[0]}")]
-    if roots or not found:
-        raise Failed(
-            f"not built yet below {args.bundles}: {', '.join(roots) or 'no model named'}; run `{command}` first"
-        )
-    if missing:
-        say(f"note: {', '.join(missing)} not built; `{command}` says why")
-    return [folder for folder in found if folder.name not in missing]
 
 
 class Signals:

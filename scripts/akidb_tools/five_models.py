@@ -70,6 +70,7 @@ MODELS = (
     ),
     Recipe("UAE-Large-V1", "cls", {"int8": "138 MB"}, shape=Shape(24, 1024, 4096, 16)),
 )
+NAMES = tuple(model.name for model in MODELS)
 
 
 def canonical(name: str) -> str:
@@ -82,5 +83,6 @@ def find(name: str) -> Recipe:
     for model in MODELS:
         if canonical(model.name) == canonical(name):
             return model
-    known = ", ".join(m.name for m in MODELS)
-    raise BadInput(f"{name!r} is none of the models that are built here: {known} (or {', '.join(SHORT_NAMES)})")
+    raise BadInput(
+        f"{name!r} is none of the models that are built here: {', '.join(NAMES)} (or {', '.join(SHORT_NAMES)})"
+    )

@@ -34,6 +34,7 @@ class Plan:
     calibration_data: Path | None = None
     test_dataset: Path | None = None
     epochs: int = 3
+    any_language: bool = False
 
     def seeded(self, model: Recipe) -> bool:
         """Whether its weights are random: nobody gave real ones."""
@@ -156,6 +157,7 @@ def _quantized(plan: Plan, model: Recipe, precision: str, parent: str) -> Step:
     command = [script, "--model", str(source_folder), "--precision", precision]
     command += ["--output", str(plan.bundle(model, precision)), "--calibration-data", str(calibration)]
     command += ["--test-dataset", str(test)] if test else []
+    command += ["--any-language"] if plan.any_language else []
     command += [*texts(model, plan.seeded(model)).options(), "--force", "--json"]
 
     def inputs(digests: Digests) -> dict:
