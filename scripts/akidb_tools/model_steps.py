@@ -10,13 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import bundle, checkpoint, corpus, source
+from . import bundle, checkpoint, corpus, source, weights
 from .errors import BadInput
 from .five_models import MODELS, TEACHER, Recipe, canonical
-from .step_inputs import SCRIPTS, Digests, code
+from .step_inputs import SCRIPTS, Digests, code, environment
 from .steps import Step
 
 CORPUS_STEP = "corpus"
+DISTILLED = "distillation.json"  # what distill_model.py leaves in its folder
 # Multiply-adds of one token in MiniLM's linear layers: models up to this size are proven on all texts.
 SMALL = 10_616_832
 
@@ -111,19 +112,23 @@ def _distilled(plan: Plan, model: Recipe, folder: Path) -> Step:
     script = "scripts/distill_model.py"
     command = [script, "--teacher", TEACHER, "--student-layers", "3", "--student-intermediate", "768"]
     command += ["--output", str(folder), "--epochs", str(plan.epochs)]
+    command += ["--json"]
     needs = (CORPUS_STEP,) if plan.calibration_data is None else ()
 
     def inputs(digests: Digests) -> dict:
+        if not (SCRIPTS.parent / script).is_file():
+            raise BadInput(f"{script} is missing here")
         teacher = source.resolve(TEACHER).folder
-        return {"code": _code(script), "teacher": digests.folder(teacher), "packages": _with_torch()}
+        return {"code": _code(script), "teacher": digests.folder(teacher), "packages": environment("torch")}
 
-    return Step(f"{model.name} checkpoint", command, [folder], inputs, needs)
+    def adopt() -> dict | None:
+        """A student of the same teacher that someone trained into the folder."""
+        record = checkpoint.read_json(folder / DISTILLED, [], {})
+        teacher = bundle.sha256(source.resolve(TEACHER).folder / weights.SINGLE)
+        return record if record.get("teacher", {}).get("weights_sha256") == teacher else None
 
-
-def _with_torch() -> dict[str, str]:
-    from .step_inputs import environment
-
-    return environment("torch")
+    advice = f"run `make models` again: it resumes ({folder}.unfinished holds the state; remove that to start over)"
+    return Step(f"{model.name} checkpoint", command, [folder], inputs, needs, advice, adopt, [folder])
 
 
 def _fp32(plan: Plan, model: Recipe, first: Step | None) -> Step:

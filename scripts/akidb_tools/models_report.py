@@ -24,11 +24,14 @@ def document(plan: Plan, outcomes: Mapping[str, Outcome], seconds: float) -> dic
 
 def _model(plan: Plan, model: Recipe, outcomes: Mapping[str, Outcome]) -> dict:
     seeded = plan.seeded(model)
-    rows = [_variant(plan, model, variant, outcomes[f"{model.name} {variant}"]) for variant in VARIANTS]
+    first = outcomes.get(f"{model.name} checkpoint")
+    distilled = first.answer.get("evaluation") if first else None
+    rows = [_variant(plan, model, variant, outcomes[f"{model.name} {variant}"], distilled) for variant in VARIANTS]
     return {"name": model.name, "seeded": seeded, "pooling": model.pooling, "variants": rows}
 
 
-def _variant(plan: Plan, model: Recipe, variant: str, outcome: Outcome) -> dict:
+def _variant(plan: Plan, model: Recipe, variant: str, outcome: Outcome, distilled: dict | None) -> dict:
+    """`distilled`: a student's figures against its teacher, which stand in the row of its root."""
     row = {
         "variant": variant,
         "bundle": str(plan.bundle(model, variant)),
@@ -43,6 +46,9 @@ def _variant(plan: Plan, model: Recipe, variant: str, outcome: Outcome) -> dict:
         size = sum(f["bytes"] for f in answer["files"] if f["role"].startswith("engine"))
         figures = {**answer["parity"], "recall_at_10": None}
         verdict = "pass (parity)"
+        if distilled:
+            figures = {key: distilled[key] for key in ("n", "mean_cosine", "min_cosine", "recall_at_10")}
+            verdict = "pass (against its teacher)" if distilled["passed"] else "fail (against its teacher)"
     else:
         size, measured = answer["size"]["after"], answer["measured"]
         figures = {key: measured[key] for key in ("n", "mean_cosine", "min_cosine", "recall_at_10")}

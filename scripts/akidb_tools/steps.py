@@ -33,7 +33,8 @@ DONE, KEPT, FAILED, WAITING = "done", "kept", "failed", "waiting"
 @dataclass(frozen=True)
 class Step:
     """One command (a script and its arguments). `inputs` is asked when everything in `needs` is there; `outputs` are
-    bundles, other folders or files."""
+    bundles, other folders or files. `adopt` answers for a result that was made by hand, if that will do; `clear` is
+    removed before the command runs again for other inputs."""
 
     name: str
     command: Sequence[str]
@@ -41,6 +42,8 @@ class Step:
     inputs: Callable[[Digests], dict]
     needs: tuple[str, ...] = ()
     advice: str = "run `make models` again: it goes on with this step"
+    adopt: Callable[[], dict | None] = lambda: None
+    clear: Sequence[Path] = ()
 
 
 @dataclass
@@ -83,6 +86,12 @@ class Runner:
         known = _read(record)
         if known.get("key") == key and known["results"] == self._results(step) and None not in known["results"]:
             return Outcome(KEPT, known["seconds"], known["answer"])
+        adopted = None if known else step.adopt()
+        if adopted is not None and None not in self._results(step):
+            self._say(f"{title}: made by hand, kept")
+            return self._done(step, record, {"key": key, "inputs": inputs}, Outcome(KEPT, 0.0, adopted))
+        for path in step.clear if known else ():
+            shutil.rmtree(path, ignore_errors=True)
         record.unlink(missing_ok=True)
         self._say(f"{title}  ({_clock(time.monotonic() - self._started)} so far)")
         started = time.monotonic()
@@ -94,10 +103,14 @@ class Runner:
             answer = json.loads(printed)
         except ValueError:
             answer = {}
+        return self._done(step, record, {"key": key, "inputs": inputs}, Outcome(DONE, seconds, answer))
+
+    def _done(self, step: Step, record: Path, of: dict, outcome: Outcome) -> Outcome:
+        """Remembers it."""
         record.parent.mkdir(parents=True, exist_ok=True)
-        kept = {"key": key, "results": self._results(step), "seconds": seconds, "answer": answer, "inputs": inputs}
+        kept = {**of, "results": self._results(step), "seconds": outcome.seconds, "answer": outcome.answer}
         record.write_text(json.dumps(kept, indent=2) + "\n", "utf-8")
-        return Outcome(DONE, seconds, answer)
+        return outcome
 
     def _failed(self, step: Step, title: str, problem: str, seconds: float = 0.0) -> Outcome:
         problem = problem.removeprefix("error: ")
