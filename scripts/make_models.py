@@ -53,9 +53,9 @@ def _run(options: argparse.Namespace) -> int:
     outcomes = steps.Runner(options.work / "steps", _say).run(listed)
     report = models_report.document(plan, outcomes, time.monotonic() - started)
     file = options.work / "models.json"
-    file.write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+    models_report.write(file, report)
     failed = [name for name, outcome in outcomes.items() if outcome.state in (steps.FAILED, steps.WAITING)]
-    print(json.dumps(report, indent=2) if options.json else "\n".join(models_report.lines(report)))
+    print(json.dumps(report, indent=2) if options.json else "\n".join(models_report.lines(report)), flush=True)
     done = sum(outcome.state == steps.DONE for outcome in outcomes.values())
     if not done and not failed:
         _say(f"nothing to do: all {len(listed)} steps are done with the same inputs")
@@ -73,9 +73,6 @@ def _publish(publisher: publish.Publisher, folders: list[Path]) -> None:
         published.append(publisher.publish(folder))
         sent = f"{published[-1].sent / 1e6:.1f} MB sent" if published[-1].sent else "there already"
         _say(f"    {published[-1].uri}: {sent}")
-    entries = {"prefix": f"s3://{publisher.bucket}/{publisher.prefix}".rstrip("/"), "bundles": {}}
-    entries["bundles"] = {it.folder.name: it.uri for it in published}
-    print(json.dumps(entries, indent=2))
     found = catalog.by_environment()
     if found:
         new = [it.uri for it in published if found.add(it.uri, it.manifest)]

@@ -5,10 +5,12 @@ Only shows what the steps reported: a figure that was not measured is a dash.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from . import steps
-from .five_models import VARIANTS, Recipe
+from .five_models import NAMES, VARIANTS, Recipe
 from .model_steps import Plan
 from .steps import Outcome
 
@@ -20,6 +22,18 @@ def document(plan: Plan, outcomes: Mapping[str, Outcome], seconds: float) -> dic
     """What build/models.json holds."""
     models = [_model(plan, model, outcomes) for model in plan.models]
     return {"models": models, "seconds": round(seconds, 1)}
+
+
+def write(file: Path, report: dict) -> None:
+    """Writes models.json; what it said of models that were not asked for this time stays."""
+    now = {model["name"]: model for model in report["models"]}
+    try:
+        before = {model["name"]: model for model in json.loads(file.read_text("utf-8"))["models"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        before = {}
+    every = {**before, **now}
+    models = [every[name] for name in NAMES if name in every]
+    file.write_text(json.dumps({**report, "models": models}, indent=2) + "\n", "utf-8")
 
 
 def _model(plan: Plan, model: Recipe, outcomes: Mapping[str, Outcome]) -> dict:
