@@ -180,8 +180,11 @@ def _created_at() -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def check_output(output: Path, force: bool) -> Path:
-    """The destination, refused where writing would destroy something; called before any work is done."""
+def check_output(output: Path, force: bool, mark: str = MANIFEST, kind: str = "bundle") -> Path:
+    """The destination, refused where writing would destroy something; called before any work is done.
+
+    `mark` is the file by which a folder is known to be of the `kind` that `force` may replace.
+    """
     output = Path(os.path.realpath(output.expanduser()))
     if not output.exists():
         return output
@@ -191,8 +194,8 @@ def check_output(output: Path, force: bool) -> Path:
         return output
     if not force:
         raise BadInput(f"output {output} exists; give another --output, or --force to replace it")
-    if not (output / MANIFEST).is_file():
-        raise BadInput(f"output {output} is not a bundle (no {MANIFEST}); --force replaces bundles only")
+    if not (output / mark).is_file():
+        raise BadInput(f"output {output} is not a {kind} (no {mark}); --force replaces {kind}s only")
     return output
 
 
@@ -233,7 +236,9 @@ def replacing(output: Path) -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
     try:
         yield work
-        for file in work.iterdir():
+        for file in work.rglob("*"):
+            if file.is_dir():
+                continue
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
             file.chmod(0o644)
