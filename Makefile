@@ -13,7 +13,7 @@ BUNDLE := build/bundles/all-MiniLM-L6-v2-fp32
 RUNTIME := build/onnxruntime/libonnxruntime.so
 BINARIES := -p akidb-control-plane -p akidb-sidecar -p akidb-cli -p akidb-loadtest
 
-.PHONY: help run test setup build lint deny clean-state
+.PHONY: help run test setup distill-setup build lint deny clean-state
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -27,6 +27,8 @@ test: setup $(VENV)/.ready-dev ## Run every test
 	PYTHON=$(PYTHON) helm/test.sh
 
 setup: cargo $(VENV)/.ready $(RUNTIME) $(BUNDLE)/manifest.json ## Set up the Python tools, ONNX Runtime and the MiniLM bundle
+
+distill-setup: $(VENV)/.ready-distill ## Install torch, which only distillation needs (4 GB)
 
 build: cargo ## Build the programs in release mode
 	@echo "building (the first build takes some minutes)"
@@ -61,6 +63,12 @@ $(VENV)/.ready: scripts/requirements.txt scripts/requirements-nodeps.txt
 $(VENV)/.ready-dev: $(VENV)/.ready scripts/requirements-dev.txt scripts/requirements-clients.txt
 	@echo "setting up what the tests need in $(VENV)"
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt -r scripts/requirements-dev.txt -r scripts/requirements-clients.txt
+	@touch $@
+
+# torch without the packages that neither a CPU nor this training needs; --no-deps, or pip brings all of them.
+$(VENV)/.ready-distill: $(VENV)/.ready scripts/requirements-distill.txt
+	@echo "setting up torch in $(VENV) (1.9 GB to fetch, 4 GB on disk)"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r scripts/requirements-distill.txt
 	@touch $@
 
 # The shared library inside the onnxruntime wheel, under a name that does not change with its version.

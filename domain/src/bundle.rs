@@ -151,7 +151,7 @@ pub struct SourceFile {
 /// A measured proof of quality.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// `parity`, `quality` or `not_applicable`.
+    /// `parity`, `quality`, `distillation` or `not_applicable`.
     pub kind: String,
     /// Digest of the texts.
     #[serde(default)]
@@ -198,17 +198,54 @@ pub enum Verdict {
 pub const ROOT_GATE: (&str, f64) = ("min_cosine", 0.9999);
 /// See [`ROOT_GATE`].
 pub const DERIVED_GATE: (&str, f64) = ("mean_cosine", 0.99);
+/// A student is a model of its own and states its own gate on both figures; below these it resembles no teacher.
+pub const STUDENT_GATES: [(&str, f64); 2] = [("mean_cosine", 0.8), ("recall_at_10", 0.5)];
+
+/// How an artifact came from its parent, which decides what it has to prove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// fp32 without a parent: proves that it computes what its weights say.
+    Root,
+    /// fp32 trained on its parent's vectors: proves how near it came.
+    Student,
+    /// Quantized or compiled: proves that it is still its parent.
+    Derived,
+}
+
+impl Step {
+    /// From an artifact's precision, its parent and the kind of evaluation. Only an fp32 artifact can be a student.
+    pub fn of(precision: &str, parent: Option<&str>, kind: &str) -> Self {
+        match (precision == Precision::Fp32.as_str(), parent) {
+            (true, None) => Self::Root,
+            (true, Some(_)) if kind == "distillation" => Self::Student,
+            _ => Self::Derived,
+        }
+    }
+
+    /// The gates it cannot do without, and the least each may be.
+    fn gates(self) -> &'static [(&'static str, f64)] {
+        match self {
+            Self::Root => &[ROOT_GATE],
+            Self::Student => &STUDENT_GATES,
+            Self::Derived => &[DERIVED_GATE],
+        }
+    }
+}
 
 impl Evaluation {
-    /// Recomputes the verdict from the numbers; `passed` is not believed. `root`: fp32 without a parent.
-    pub fn verdict(&self, seeded: bool, root: bool) -> Verdict {
+    /// Recomputes the verdict from the numbers; `passed` is not believed.
+    pub fn verdict(&self, seeded: bool, step: Step) -> Verdict {
         if seeded {
             return Verdict::NotApplicable;
         }
-        let (metric, least) = if root { ROOT_GATE } else { DERIVED_GATE };
         let mut gates = self.gate.clone();
-        let own = gates.entry(metric.to_owned()).or_insert(least);
-        *own = own.max(least);
+        for &(metric, least) in step.gates() {
+            if step == Step::Student && !gates.contains_key(metric) {
+                return Verdict::Failed(format!("a student must state its own gate on {metric}"));
+            }
+            let own = gates.entry(metric.to_owned()).or_insert(least);
+            *own = own.max(least);
+        }
         for (metric, gate) in &gates {
             let value = match metric.as_str() {
                 "mean_cosine" => self.mean_cosine,
@@ -407,11 +444,37 @@ mod tests {
             serde_json::json!({"kind": "parity", "n": 16, "min_cosine": 0.99, "gate": {"min_cosine": 0.5}, "passed": true}),
         )
         .unwrap();
-        assert!(matches!(evaluation.verdict(false, true), Verdict::Failed(why) if why.contains("0.99 is below its gate 0.9999")));
+        assert!(matches!(evaluation.verdict(false, Step::Root), Verdict::Failed(why) if why.contains("0.99 is below its gate 0.9999")));
         evaluation.min_cosine = Some(0.999_99);
-        assert_eq!(evaluation.verdict(false, true), Verdict::Passed);
-        assert_eq!(evaluation.verdict(true, true), Verdict::NotApplicable);
+        assert_eq!(evaluation.verdict(false, Step::Root), Verdict::Passed);
+        assert_eq!(evaluation.verdict(true, Step::Root), Verdict::NotApplicable);
         evaluation.n = 3;
-        assert!(matches!(evaluation.verdict(false, true), Verdict::Failed(_)));
+        assert!(matches!(evaluation.verdict(false, Step::Root), Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn a_student_is_held_to_the_gate_it_states() {
+        let distilled = |cosine: f64, recall: Option<f64>, gate: serde_json::Value| -> Evaluation {
+            serde_json::from_value(serde_json::json!(
+                {"kind": "distillation", "n": 2000, "mean_cosine": cosine, "recall_at_10": recall, "gate": gate}))
+            .unwrap()
+        };
+        let stated = serde_json::json!({"mean_cosine": 0.93, "recall_at_10": 0.7});
+        let check = |evaluation: Evaluation, step: Step, expected: &str| match evaluation.verdict(false, step) {
+            Verdict::Passed => assert_eq!(expected, ""),
+            Verdict::Failed(why) => assert!(!expected.is_empty() && why.contains(expected), "{why}"),
+            Verdict::NotApplicable => panic!("not seeded"),
+        };
+        check(distilled(0.94, Some(0.72), stated.clone()), Step::Student, "");
+        check(distilled(0.92, Some(0.72), stated.clone()), Step::Student, "mean_cosine 0.92 is below its gate 0.93");
+        check(distilled(0.94, None, stated.clone()), Step::Student, "recall_at_10 was not measured");
+        check(distilled(0.94, Some(0.72), serde_json::json!({"mean_cosine": 0.93})), Step::Student, "own gate on recall_at_10");
+        let lax = serde_json::json!({"mean_cosine": 0.1, "recall_at_10": 0.1});
+        check(distilled(0.79, Some(0.72), lax), Step::Student, "0.79 is below its gate 0.8");
+        check(distilled(0.94, Some(0.72), stated), Step::Derived, "0.94 is below its gate 0.99");
+        assert_eq!(Step::of("fp32", Some("aa"), "distillation"), Step::Student);
+        assert_eq!(Step::of("int8", Some("aa"), "distillation"), Step::Derived);
+        assert_eq!(Step::of("fp32", Some("aa"), "quality"), Step::Derived);
+        assert_eq!(Step::of("fp32", None, "distillation"), Step::Root);
     }
 }

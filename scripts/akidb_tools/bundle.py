@@ -102,6 +102,19 @@ def artifact_digest(files: Sequence[dict]) -> str:
     return hashlib.sha256(b"".join(line for _, line in lines)).hexdigest()
 
 
+def fp32_of(weights: str, folder: Path) -> str | None:
+    """Digest of the fp32 artifact in `folder` that was written from the safetensors file of this sha256."""
+    for file in sorted(folder.glob("*/manifest.json")):
+        try:
+            manifest = json.loads(file.read_text("utf-8"))
+            sources = {entry["sha256"] for entry in manifest["lineage"]["source_files"]}
+            if manifest["variant"]["precision"] == "fp32" and weights in sources:
+                return artifact_digest(manifest["files"])
+        except (ValueError, KeyError, TypeError, OSError):
+            continue
+    return None
+
+
 def reference_json(texts: Sequence[str], vectors: np.ndarray) -> bytes:
     """reference.json: 7 significant digits, one vector a line, so that the same input gives the same bytes."""
     if len(texts) < MIN_REFERENCES or len(texts) != len(vectors):

@@ -6,6 +6,7 @@ half-way (Ctrl-C, SIGTERM), the same command goes on from where it was. torch is
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from .distill_net import Encoder
     from .distill_train import Progress
 
-MOMENT_TEXTS, RACE_TEXTS = 1_024, 192
+MOMENT_TEXTS, RACE_TEXTS = 1_024, 96
+TEACHER_SHARE = 1 / 3  # of --max-minutes, for the teacher's vectors
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class _Trained:
 
     student: Encoder
     progress: Progress
+    texts: int
     ran_on: dict[str, str]
 
 
@@ -83,7 +86,7 @@ def run(options: Options, say: Callable[[str], None]) -> dict:
     cost = distill_plan.layer_cost(teacher.config, len(layers), width)
     say(f"teacher {teacher.label}, {teacher.config.layers} layers; student from {list(layers)}, {cost:.2f}x the cost")
     with stopping() as stop:
-        trained = _train(job, work / distill_state.STATE, stop)
+        trained = _train(job, work, stop)
         if trained is None or trained.progress.stopped:
             raise Stopped(f"stopped; the same command goes on from here (unfinished work in {work})")
     evaluation = _evaluate(job, trained.student)
@@ -118,6 +121,7 @@ def _record(job: _Job, identity: dict, trained: _Trained, evaluation: dict) -> d
         "options": identity,
         "training": {
             **trained.ran_on,
+            "texts": trained.texts,
             "texts_seen": progress.texts,
             "seconds": round(progress.seconds, 1),
             "losses": progress.losses,
@@ -154,8 +158,8 @@ def stopping() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _train(job: _Job, file: Path, stop: Callable[[], bool]) -> _Trained | None:
-    """From the state in `file` where there is one; None where `stop` came before the first step."""
+def _train(job: _Job, work: Path, stop: Callable[[], bool]) -> _Trained | None:
+    """From the state in `work` where there is one; None where `stop` came before the first step."""
     import torch
 
     from . import distill_net, distill_train
@@ -172,9 +176,15 @@ def _train(job: _Job, file: Path, stop: Callable[[], bool]) -> _Trained | None:
     def embed(part: Sequence[np.ndarray]) -> np.ndarray:
         return distill_net.embed_all(master, part, half=half)
 
-    wanted = distill_cache.vectors(options.cache, key, rows, embed, say=job.say, stop=stop)
+    begun = distill_state.settled(work)
+    limited = options.max_minutes is not None and begun is None
+    budget = 60 * TEACHER_SHARE * options.max_minutes if limited else math.inf
+    rows = rows[:begun]
+    wanted = distill_cache.vectors(options.cache, key, rows, embed, say=job.say, stop=stop, seconds=budget)
     if wanted is None:
         return None
+    distill_state.settle(work, len(wanted))
+    rows, file = rows[: len(wanted)], work / distill_state.STATE
     left = options.max_minutes and max(0.1, options.max_minutes - (time.monotonic() - started) / 60)
     recipe = distill_train.Recipe(
         epochs=options.epochs,
@@ -193,8 +203,9 @@ def _train(job: _Job, file: Path, stop: Callable[[], bool]) -> _Trained | None:
         job.say(f"resuming at {training.progress.share:.1%}, epoch {training.progress.epoch + 1} of {options.epochs}")
     progress = training.run(rows, wanted, file, job.say, stop)
     training.save(file)
-    products = "bfloat16" if half else "float32"
-    return _Trained(training.student, progress, {"device": device, "products": products, "torch": torch.__version__})
+    products = "bfloat16" if training.recipe.half else "float32"
+    ran_on = {"device": device, "products": products, "torch": torch.__version__}
+    return _Trained(training.student, progress, len(rows), ran_on)
 
 
 def _untrained(job: _Job, master: Encoder, sample: Sequence[np.ndarray]) -> Encoder:

@@ -7,13 +7,14 @@ themselves and the pooling: nothing else decides a vector.
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-BLOCK = 4096
+BLOCK = 2048
 SAY_SECONDS = 15
 
 
@@ -33,8 +34,12 @@ def vectors(
     *,
     say: Callable[[str], None],
     stop: Callable[[], bool] = lambda: False,
+    seconds: float = math.inf,
 ) -> np.ndarray | None:
-    """float16 [rows, dimension]; None where `stop` ended it early. `embed` is asked for the blocks that are missing."""
+    """float16 [rows, dimension]; None where `stop` ended it early. `embed` is asked for the blocks that are missing.
+
+    Making them takes about `seconds` at most: past that, only the first rows have vectors (one block at least).
+    """
     place = folder / f"teacher-{key}"
     place.mkdir(parents=True, exist_ok=True)
     blocks: list[np.ndarray] = []
@@ -46,6 +51,9 @@ def vectors(
         if kept is None:
             if stop():
                 return None
+            if blocks and time.monotonic() - started > seconds:
+                say(f"teacher: {start:,} of {len(rows):,} texts must do, more would leave too little time to train")
+                break
             kept = embed(part).astype(np.float16)
             _write(file, kept)
             made += len(part)
@@ -54,8 +62,9 @@ def vectors(
                 done = start + len(part)
                 say(f"teacher {done / len(rows):6.1%}  {speed:,.0f} texts/s  {(len(rows) - done) / speed:,.0f} s left")
         blocks.append(kept)
-    say(f"teacher vectors of {len(rows):,} texts: {made:,} made, {len(rows) - made:,} from the cache {place.name}")
-    return np.concatenate(blocks)
+    whole = np.concatenate(blocks)
+    say(f"teacher vectors of {len(whole):,} texts: {made:,} made, {len(whole) - made:,} from the cache {place.name}")
+    return whole
 
 
 def _read(file: Path, count: int) -> np.ndarray | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .errors import BadInput
 
-OPTIONS, STATE = "options.json", "state.pt"
+OPTIONS, STATE, TEXTS = "options.json", "state.pt", "texts.json"
 
 
 def work_folder(output: Path) -> Path:
@@ -39,6 +39,17 @@ def open_work(output: Path, options: dict, force: bool) -> tuple[Path, bool]:
     folder.mkdir(parents=True)
     file.write_text(json.dumps(options, indent=2) + "\n", "utf-8")
     return folder, False
+
+
+def settled(folder: Path) -> int | None:
+    """Texts that an unfinished run trains on; None before it knows."""
+    file = folder / TEXTS
+    return int(json.loads(file.read_text("utf-8"))["n"]) if file.is_file() else None
+
+
+def settle(folder: Path, count: int) -> None:
+    """The run trains on `count` texts, also when it is resumed."""
+    (folder / TEXTS).write_text(json.dumps({"n": count}) + "\n", "utf-8")
 
 
 def _read(file: Path) -> dict:

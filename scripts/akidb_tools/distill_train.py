@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,12 +98,13 @@ class Training:
             "weights": {name: value.detach() for name, value in self.student.parameters.items()},
             "optimisers": [o.state_dict() for o in self._optimisers],
             "progress": vars(self.progress),
+            "half": self.recipe.half,
         }
         torch.save(state, part)
         part.replace(file)
 
     def load(self, file: Path) -> None:
-        """Goes on from a state file."""
+        """Goes on from a state file, with the products it began with."""
         state = torch.load(file, map_location=self.student.device, weights_only=True)
         with torch.no_grad():
             for name, value in self.student.parameters.items():
@@ -111,6 +112,7 @@ class Training:
         for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         self.progress = Progress(**{**state["progress"], "stopped": False})
+        self.recipe = replace(self.recipe, half=state["half"])
 
     def run(
         self,

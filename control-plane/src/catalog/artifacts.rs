@@ -3,8 +3,8 @@
 //! Enters: a checked manifest with a URI a file; an evaluation; a wanted state. Leaves: rows. Never: `ready` without a passed
 //! evaluation, or an aliased variant without a ready artifact.
 
-use akidb_domain::bundle::{Evaluation, Lineage, Manifest, Verdict};
-use akidb_domain::vocabulary::{ArtifactState, Precision};
+use akidb_domain::bundle::{Evaluation, Lineage, Manifest, Step, Verdict};
+use akidb_domain::vocabulary::ArtifactState;
 use serde_json::json;
 
 use super::find::Place;
@@ -95,8 +95,8 @@ pub(crate) async fn evaluate(
     evaluation: &Evaluation,
 ) -> Result<(), CatalogError> {
     let lineage: Lineage = serde_json::from_str(&row.lineage).unwrap_or_default();
-    let root = place.variant.precision == Precision::Fp32.as_str() && lineage.parent_digest.is_none();
-    let verdict = evaluation.verdict(place.version.seeded, root);
+    let step = Step::of(&place.variant.precision, lineage.parent_digest.as_deref(), &evaluation.kind);
+    let verdict = evaluation.verdict(place.version.seeded, step);
     let (word, reason) = match &verdict {
         Verdict::Passed => ("passed", String::new()),
         Verdict::NotApplicable => ("not_applicable", "seeded".to_owned()),
