@@ -89,7 +89,7 @@ def _plan(options: argparse.Namespace) -> model_steps.Plan:
     chosen = tuple(m for m in five_models.MODELS if m.name in wanted)
     return model_steps.Plan(
         models=chosen,
-        folders=model_steps.folders(options.models_from, options.checkpoint, five_models.find),
+        folders=model_steps.folders(options.models_from, options.checkpoint),
         seed=options.seed,
         bundles=options.work / "bundles",
         checkpoints=options.work / "checkpoints",

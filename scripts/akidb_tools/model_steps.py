@@ -6,13 +6,13 @@ the command lines of this folder. Runs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import bundle, checkpoint, corpus, source, weights
 from .errors import BadInput
-from .five_models import MODELS, TEACHER, Recipe, canonical
+from .five_models import MODELS, TEACHER, Recipe, canonical, find
 from .step_inputs import SCRIPTS, Digests, code, environment
 from .steps import Step
 
@@ -76,6 +76,11 @@ def steps(plan: Plan) -> list[Step]:
     listed: list[Step] = []
     if plan.calibration_data is None:
         listed.append(_corpus(plan))
+    teachers = [find(m.student_of) for m in plan.models if m.student_of]
+    # A student's root names its teacher's as its parent, so that is there first, asked for or not.
+    for model in teachers:
+        if model not in plan.models:
+            listed.append(_fp32(plan, model, None))
     for model in plan.models:
         first = _checkpoint(plan, model)
         fp32 = _fp32(plan, model, first)
@@ -143,10 +148,14 @@ def _fp32(plan: Plan, model: Recipe, first: Step | None) -> Step:
     for name, text in model.prompts.items():
         command += ["--prompt", f"{name}={text}"]
 
-    def inputs(digests: Digests) -> dict:
-        return {"code": _code(script), "checkpoint": digests.folder(made or source.resolve(given).folder)}
+    teacher = find(model.student_of) if model.student_of else None
 
-    return Step(f"{model.name} fp32", command, [output], inputs, (first.name,) if first else ())
+    def inputs(digests: Digests) -> dict:
+        parent = {"parent": bundle.folder_digest(plan.bundle(teacher, "fp32"))} if teacher else {}
+        return {"code": _code(script), "checkpoint": digests.folder(made or source.resolve(given).folder), **parent}
+
+    needs = [*([first.name] if first else []), *([f"{teacher.name} fp32"] if teacher else [])]
+    return Step(f"{model.name} fp32", command, [output], inputs, tuple(needs))
 
 
 def _unstated(model: Recipe, folder: Path) -> list[str]:
@@ -192,7 +201,7 @@ def _code(script: str) -> str:
     return code(SCRIPTS.parent / script)
 
 
-def folders(from_folder: Path | None, given: Sequence[tuple[str, Path]], find: Callable[[str], Recipe]) -> dict:
+def folders(from_folder: Path | None, given: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """The user's checkpoints by canonical name: subfolders of one folder, and single ones that win over them."""
     found: dict[str, Path] = {}
     if from_folder:

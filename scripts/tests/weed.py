@@ -46,6 +46,8 @@ def running(folder: Path) -> Iterator[Server]:
     command = [Path(sys.executable).parent / "weed", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}"]
     command += ["-s3", f"-s3.config={accounts}", f"-s3.port={port}", f"-s3.port.grpc={_free()}", *ports]
     command += ["-master.volumeSizeLimitMB=128", "-volume.max=20"]
+    # Catalogs that nobody asked for, on fixed ports: a second server on the machine would end over them.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
