@@ -176,8 +176,6 @@ fn each_step_of_a_lineage_has_its_own_gate_and_the_refusal_names_the_figure() {
                            "gate": {"mean_cosine": 0.93, "recall_at_10": 0.75}, "passed": true});
     let student = Bundle { parent: Some(digest.clone()), evaluation: distilled.clone(), ..Bundle::new("student", "fp32") };
     assert_eq!(gate(&app, &student).0, "ready");
-    let weak =
-        Bundle { evaluation: json!({"kind": "distillation", "n": 2_000, "mean_cosine": 0.92, "gate": {"mean_cosine": 0.93}}), ..student };
     let mut weak = Bundle { model: "weak".into(), ..student };
     weak.evaluation["mean_cosine"] = 0.92.into();
     let (_, _, reason) = gate(&app, &weak);
