@@ -151,7 +151,7 @@ pub struct SourceFile {
 /// A measured proof of quality.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// `parity`, `quality` or `not_applicable`.
+    /// `parity`, `quality`, `distillation` or `not_applicable`.
     pub kind: String,
     /// Digest of the texts.
     #[serde(default)]
@@ -193,19 +193,56 @@ pub enum Verdict {
     Failed(String),
 }
 
+/// How an artifact came about; each way has a gate of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Full precision, from a checkpoint: against its reference vectors.
+    Root,
+    /// A full-precision model of its own, trained to give what its parent, a teacher, gives: against the teacher, by a gate that its
+    /// evaluation states.
+    Student,
+    /// Quantized or compiled: against the artifact that it was made from.
+    Derived,
+}
+
 /// Gates below these do not count: a gate a tool sets for itself must not be laxer than the catalog's.
-/// `(metric, least gate)` for an fp32 root and for a quantized or compiled artifact.
+/// `(metric, least gate)` by [`Step`].
 pub const ROOT_GATE: (&str, f64) = ("min_cosine", 0.9999);
+/// See [`ROOT_GATE`]. A student has to state one besides.
+pub const STUDENT_GATE: (&str, f64) = ("mean_cosine", 0.8);
 /// See [`ROOT_GATE`].
 pub const DERIVED_GATE: (&str, f64) = ("mean_cosine", 0.99);
 
+impl Step {
+    /// `parent_is_this_model`: whether the parent, where it is known, is an artifact of the same model. A student says so by the
+    /// kind of its evaluation, and is believed only in full precision and with a parent that is not of its own model.
+    pub fn of(precision: Precision, lineage: &Lineage, kind: &str, parent_is_this_model: Option<bool>) -> Self {
+        match (precision, &lineage.parent_digest) {
+            (Precision::Fp32, None) => Self::Root,
+            (Precision::Fp32, Some(_)) if kind == "distillation" && parent_is_this_model != Some(true) => Self::Student,
+            _ => Self::Derived,
+        }
+    }
+
+    fn gate(self) -> (&'static str, f64) {
+        match self {
+            Self::Root => ROOT_GATE,
+            Self::Student => STUDENT_GATE,
+            Self::Derived => DERIVED_GATE,
+        }
+    }
+}
+
 impl Evaluation {
-    /// Recomputes the verdict from the numbers; `passed` is not believed. `root`: fp32 without a parent.
-    pub fn verdict(&self, seeded: bool, root: bool) -> Verdict {
+    /// Recomputes the verdict from the numbers; `passed` is not believed.
+    pub fn verdict(&self, seeded: bool, step: Step) -> Verdict {
         if seeded {
             return Verdict::NotApplicable;
         }
-        let (metric, least) = if root { ROOT_GATE } else { DERIVED_GATE };
+        let (metric, least) = step.gate();
+        if step == Step::Student && !self.gate.contains_key(metric) {
+            return Verdict::Failed(format!("a distilled student states its own gate, and `{metric}` is not in it"));
+        }
         let mut gates = self.gate.clone();
         let own = gates.entry(metric.to_owned()).or_insert(least);
         *own = own.max(least);
@@ -402,16 +439,37 @@ mod tests {
     }
 
     #[test]
+    fn a_student_is_another_model_in_full_precision() {
+        let parent = Lineage { parent_digest: Some("a".repeat(64)), ..Lineage::default() };
+        assert_eq!(Step::of(Precision::Fp32, &Lineage::default(), "distillation", None), Step::Root);
+        assert_eq!(Step::of(Precision::Fp32, &parent, "distillation", Some(false)), Step::Student);
+        assert_eq!(Step::of(Precision::Fp32, &parent, "distillation", None), Step::Student);
+        assert_eq!(Step::of(Precision::Fp32, &parent, "distillation", Some(true)), Step::Derived);
+        assert_eq!(Step::of(Precision::Fp32, &parent, "quality", Some(false)), Step::Derived);
+        assert_eq!(Step::of(Precision::Int8, &parent, "distillation", Some(false)), Step::Derived);
+    }
+
+    #[test]
     fn a_gate_may_be_stricter_but_never_laxer() {
         let mut evaluation: Evaluation = serde_json::from_value(
             serde_json::json!({"kind": "parity", "n": 16, "min_cosine": 0.99, "gate": {"min_cosine": 0.5}, "passed": true}),
         )
         .unwrap();
-        assert!(matches!(evaluation.verdict(false, true), Verdict::Failed(why) if why.contains("0.99 is below its gate 0.9999")));
+        assert!(matches!(evaluation.verdict(false, Step::Root), Verdict::Failed(why) if why.contains("0.99 is below its gate 0.9999")));
         evaluation.min_cosine = Some(0.999_99);
-        assert_eq!(evaluation.verdict(false, true), Verdict::Passed);
-        assert_eq!(evaluation.verdict(true, true), Verdict::NotApplicable);
+        assert_eq!(evaluation.verdict(false, Step::Root), Verdict::Passed);
+        assert_eq!(evaluation.verdict(true, Step::Root), Verdict::NotApplicable);
+        evaluation.kind = "distillation".into();
+        evaluation.gate = BTreeMap::default();
+        evaluation.mean_cosine = Some(0.95);
+        let student = |it: &Evaluation| it.verdict(false, Step::Student);
+        assert!(matches!(student(&evaluation), Verdict::Failed(why) if why.contains("states its own gate")));
+        evaluation.gate.insert("mean_cosine".into(), 0.93);
+        assert_eq!(student(&evaluation), Verdict::Passed);
+        assert!(matches!(evaluation.verdict(false, Step::Derived), Verdict::Failed(why) if why.contains("0.95 is below its gate 0.99")));
+        evaluation.gate.insert("mean_cosine".into(), 0.96);
+        assert!(matches!(student(&evaluation), Verdict::Failed(why) if why.contains("mean_cosine 0.95 is below its gate 0.96")));
         evaluation.n = 3;
-        assert!(matches!(evaluation.verdict(false, true), Verdict::Failed(_)));
+        assert!(matches!(evaluation.verdict(false, Step::Root), Verdict::Failed(_)));
     }
 }

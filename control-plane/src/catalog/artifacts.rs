@@ -3,7 +3,7 @@
 //! Enters: a checked manifest with a URI a file; an evaluation; a wanted state. Leaves: rows. Never: `ready` without a passed
 //! evaluation, or an aliased variant without a ready artifact.
 
-use akidb_domain::bundle::{Evaluation, Lineage, Manifest, Verdict};
+use akidb_domain::bundle::{Evaluation, Lineage, Manifest, Step, Verdict};
 use akidb_domain::vocabulary::{ArtifactState, Precision};
 use serde_json::json;
 
@@ -11,7 +11,7 @@ use super::find::Place;
 use super::{CatalogError, aliases as alias_rules};
 use crate::change::Change;
 use crate::db::artifacts::{self, ArtifactRow, EvaluationRow, FileRow};
-use crate::db::{Conn, aliases};
+use crate::db::{Conn, aliases, variants};
 
 /// Catalogs the artifact of a manifest; `uris` are of its files, in order.
 pub(crate) async fn add(change: &mut Change, place: &Place, manifest: &Manifest, uris: &[String]) -> Result<ArtifactRow, CatalogError> {
@@ -95,8 +95,8 @@ pub(crate) async fn evaluate(
     evaluation: &Evaluation,
 ) -> Result<(), CatalogError> {
     let lineage: Lineage = serde_json::from_str(&row.lineage).unwrap_or_default();
-    let root = place.variant.precision == Precision::Fp32.as_str() && lineage.parent_digest.is_none();
-    let verdict = evaluation.verdict(place.version.seeded, root);
+    let step = step(change.conn(), place, &lineage, &evaluation.kind).await?;
+    let verdict = evaluation.verdict(place.version.seeded, step);
     let (word, reason) = match &verdict {
         Verdict::Passed => ("passed", String::new()),
         Verdict::NotApplicable => ("not_applicable", "seeded".to_owned()),
@@ -113,6 +113,19 @@ pub(crate) async fn evaluate(
         return Ok(());
     }
     write_state(change, place, row, state).await
+}
+
+/// Which gate an artifact has to pass, by what it was made of.
+async fn step(conn: &mut Conn, place: &Place, lineage: &Lineage, kind: &str) -> Result<Step, CatalogError> {
+    let parent = match &lineage.parent_digest {
+        Some(digest) => artifacts::find(conn, digest).await?,
+        None => None,
+    };
+    let same = match parent {
+        Some(row) => Some(variants::path(conn, row.variant_id).await?.model == place.model.name),
+        None => None,
+    };
+    Ok(Step::of(place.variant.precision.parse().unwrap_or(Precision::Int8), lineage, kind, same))
 }
 
 /// Moves an artifact to `ready` or `retired`.
