@@ -23,7 +23,7 @@ BUNDLE := build/bundles/all-MiniLM-L6-v2-fp32
 RUNTIME := build/onnxruntime/libonnxruntime.so
 BINARIES := -p akidb-control-plane -p akidb-sidecar -p akidb-cli -p akidb-loadtest
 
-.PHONY: help run models test setup build lint deny clean-state
+.PHONY: help run models test setup distill-setup build lint deny clean-state
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -31,7 +31,7 @@ help: ## This list
 run: setup build ## Run control plane and sidecar on loopback with the real all-MiniLM-L6-v2 (MODELS=all, PRICE=0.10, STATE=.akidb)
 	@exec $(VENV)/bin/python scripts/run_local.py --state '$(STATE)' $(if $(MODELS),--models '$(MODELS)',--bundle $(BUNDLE)) --runtime $(RUNTIME) $(if $(PRICE),--price '$(PRICE)')
 
-models: $(VENV)/.ready $(if $(wildcard scripts/requirements-distill.txt),$(VENV)/.ready-distill) $(if $(PUBLISH),$(VENV)/.ready-publish) ## Build five models as fp32, int8 and fp8 (MODELS=names, MODELS_FROM=folder, PUBLISH=s3://bucket/prefix)
+models: $(VENV)/.ready $(VENV)/.ready-distill $(if $(PUBLISH),$(VENV)/.ready-publish) ## Build five models as fp32, int8 and fp8 (MODELS=names, MODELS_FROM=folder, PUBLISH=s3://bucket/prefix)
 	@$(VENV)/bin/python scripts/make_models.py $(if $(MODELS),--models '$(MODELS)') $(if $(MODELS_FROM),--models-from '$(MODELS_FROM)') \
 		$(if $(BERT_BASE),--checkpoint bert-base='$(BERT_BASE)') $(if $(BGE_SMALL),--checkpoint bge-small='$(BGE_SMALL)') \
 		$(if $(UAE_LARGE),--checkpoint uae-large='$(UAE_LARGE)') $(if $(CALIBRATION),--calibration-data '$(CALIBRATION)') \
@@ -43,6 +43,8 @@ test: setup $(VENV)/.ready-dev ## Run every test
 	PYTHON=$(PYTHON) helm/test.sh
 
 setup: cargo $(VENV)/.ready $(RUNTIME) $(BUNDLE)/manifest.json ## Set up the Python tools, ONNX Runtime and the MiniLM bundle
+
+distill-setup: $(VENV)/.ready-distill ## Install torch, which only distillation needs (4 GB)
 
 build: cargo ## Build the programs in release mode
 	@echo "building (the first build takes some minutes)"
@@ -82,6 +84,12 @@ $(VENV)/.ready-dev: $(VENV)/.ready scripts/requirements-dev.txt scripts/requirem
 # What only publishing to S3 needs.
 $(VENV)/.ready-publish: $(VENV)/.ready scripts/requirements-publish.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements-publish.txt
+	@touch $@
+
+# torch without the packages that neither a CPU nor this training needs; --no-deps, or pip brings all of them.
+$(VENV)/.ready-distill: $(VENV)/.ready scripts/requirements-distill.txt
+	@echo "setting up torch in $(VENV) (1.9 GB to fetch, 4 GB on disk)"
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r scripts/requirements-distill.txt
 	@touch $@
 
 # The shared library inside the onnxruntime wheel, under a name that does not change with its version.

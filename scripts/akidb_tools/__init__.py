@@ -8,6 +8,9 @@ agree), `bundle` (files, digests, manifest), `export` (all of it in order).
 Texts: `corpus_sources` and `request_logs`, `corpus`, `text_sets`, `odd_texts`. A quantized bundle: `bundle_reader`,
 `linear_layers`, `activations`, `static_ranges` and `channel_moves`, `int8_graph` or `fp8_graph`, `recipes`,
 `quantize_plan`, `quality` and `runtime`, `validate`, `quantize` (all of it in order).
+
+A student: `corpus_train` (texts), `distill_inputs`, `distill_plan`, `distill_cache`, `distill_state`, `distill_net` and
+`distill_train` (the two that need torch), `distill_folder`, `distill` (all of it in order).
 """
 
 __version__ = "0.1.0"

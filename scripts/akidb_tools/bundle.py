@@ -110,6 +110,19 @@ def folder_digest(folder: Path) -> str:
         raise BadInput(f"{folder} holds no bundle: {error!r}") from error
 
 
+def fp32_of(weights: str, folder: Path) -> str | None:
+    """Digest of the fp32 artifact in `folder` that was written from the safetensors file of this sha256."""
+    for file in sorted(folder.glob("*/manifest.json")):
+        try:
+            manifest = json.loads(file.read_text("utf-8"))
+            sources = {entry["sha256"] for entry in manifest["lineage"]["source_files"]}
+            if manifest["variant"]["precision"] == "fp32" and weights in sources:
+                return artifact_digest(manifest["files"])
+        except (ValueError, KeyError, TypeError, OSError):
+            continue
+    return None
+
+
 def reference_json(texts: Sequence[str], vectors: np.ndarray) -> bytes:
     """reference.json: 7 significant digits, one vector a line, so that the same input gives the same bytes."""
     if len(texts) < MIN_REFERENCES or len(texts) != len(vectors):
@@ -188,8 +201,11 @@ def _created_at() -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def check_output(output: Path, force: bool) -> Path:
-    """The destination, refused where writing would destroy something; called before any work is done."""
+def check_output(output: Path, force: bool, mark: str = MANIFEST, kind: str = "bundle") -> Path:
+    """The destination, refused where writing would destroy something; called before any work is done.
+
+    `mark` is the file by which a folder is known to be of the `kind` that `force` may replace.
+    """
     output = Path(os.path.realpath(output.expanduser()))
     if not output.exists():
         return output
@@ -199,8 +215,8 @@ def check_output(output: Path, force: bool) -> Path:
         return output
     if not force:
         raise BadInput(f"output {output} exists; give another --output, or --force to replace it")
-    if not (output / MANIFEST).is_file():
-        raise BadInput(f"output {output} is not a bundle (no {MANIFEST}); --force replaces bundles only")
+    if not (output / mark).is_file():
+        raise BadInput(f"output {output} is not a {kind} (no {mark}); --force replaces {kind}s only")
     return output
 
 

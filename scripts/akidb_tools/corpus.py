@@ -58,10 +58,10 @@ def build(options: Options, say: Callable[[str], None]) -> dict:
         cache = options.output / "packages"
         found = locate(list(options.sources), cache, options.download, options.allow_missing, say)
         gathered = {f.source: list(f.texts()) for f in found}
-    texts = _unique(text for part in gathered.values() for text in part)
+    texts = unique(text for part in gathered.values() for text in part)
     say(f"{sum(map(len, gathered.values())):,} texts read, {len(texts):,} left after cleaning and exact duplicates")
     pool = _candidates(texts, options)
-    kept = _without_near_duplicates(pool)
+    kept = without_near_duplicates(pool)
     say(f"{len(pool):,} candidates, {len(kept):,} left after near-duplicates (Jaccard >= {NEAR})")
     calibration = _mixed([t for t in kept if not in_test(t)], options.calibration, options.seed)
     test = _mixed([t for t in kept if in_test(t)], options.test, options.seed)
@@ -87,46 +87,48 @@ def clean(text: str) -> str | None:
 
 def in_test(text: str) -> bool:
     """The side of the split a text belongs to, from its words alone."""
-    return hashlib.sha256(" ".join(_words(text)).encode()).digest()[0] < 128
+    return hashlib.sha256(" ".join(words(text)).encode()).digest()[0] < 128
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """The words of a text, without case and punctuation."""
     return re.findall(r"\w+", text.casefold())
 
 
-def _rank(text: str, seed: int) -> bytes:
+def rank(text: str, seed: int) -> bytes:
     """A pseudo-random order that depends on the text and the seed, not on the order of the sources."""
     return hashlib.sha256(f"{seed}\n{text}".encode()).digest()
 
 
-def _unique(texts: Iterable[str]) -> list[str]:
+def unique(texts: Iterable[str]) -> list[str]:
+    """The texts worth keeping, cleaned, the first of those with the same words."""
     first: dict[str, str] = {}
     for raw in texts:
         text = clean(raw)
         if text:
-            first.setdefault(" ".join(_words(text)), text)
+            first.setdefault(" ".join(words(text)), text)
     return list(first.values())
 
 
 def _candidates(texts: list[str], options: Options) -> list[str]:
     """As many texts of each length as near-duplicate removal may leave short, in hash order."""
     wanted = 3 * (options.calibration + options.test) + 100
-    ranked = sorted(texts, key=lambda text: _rank(text, options.seed))
+    ranked = sorted(texts, key=lambda text: rank(text, options.seed))
     return _mixed(ranked, min(wanted, len(ranked)), options.seed)
 
 
 def _mixed(texts: list[str], count: int, seed: int) -> list[str]:
     """`count` texts, lengths mixed by `SHARES` where there are enough of each; in hash order."""
     bins: list[list[str]] = [[] for _ in SHARES]
-    for text in sorted(texts, key=lambda text: _rank(text, seed)):
+    for text in sorted(texts, key=lambda text: rank(text, seed)):
         bins[sum(len(text) >= limit for limit in LENGTHS)].append(text)
     chosen = [text for part, share in zip(bins, SHARES, strict=True) for text in part[: round(share * count)]]
-    rest = sorted({t for part in bins for t in part} - set(chosen), key=lambda text: _rank(text, seed))
+    rest = sorted({t for part in bins for t in part} - set(chosen), key=lambda text: rank(text, seed))
     chosen += rest[: max(0, count - len(chosen))]
-    return sorted(chosen, key=lambda text: _rank(text, seed))[:count]
+    return sorted(chosen, key=lambda text: rank(text, seed))[:count]
 
 
-def _without_near_duplicates(texts: list[str]) -> list[str]:
+def without_near_duplicates(texts: list[str]) -> list[str]:
     """Keeps the first of texts whose word pairs overlap by `NEAR`, found through MinHash bands."""
     random = np.random.RandomState(1)
     factors = random.randint(1, 2**31, HASHES).astype(np.uint64) | np.uint64(1)
@@ -135,8 +137,8 @@ def _without_near_duplicates(texts: list[str]) -> list[str]:
     shingles: list[frozenset[int]] = []
     kept: list[str] = []
     for text in texts:
-        words = _words(text)
-        pairs = [" ".join(p) for p in pairwise(words)] or words
+        spoken = words(text)
+        pairs = [" ".join(p) for p in pairwise(spoken)] or spoken
         mine = frozenset(zlib.crc32(pair.encode()) for pair in pairs)
         hashes = np.fromiter(mine, np.uint64)[:, None] * factors + offsets
         signature = (hashes >> np.uint64(16)).astype(np.uint32).min(axis=0)
@@ -155,7 +157,7 @@ def _pairs(senses: dict[str, Synset], options: Options) -> list[dict]:
     """Pairs of test-side glosses graded by their distance in the noun taxonomy: parent, sibling, unrelated."""
     usable = {key: clean(sense.gloss) for key, sense in senses.items()}
     usable = {key: gloss for key, gloss in usable.items() if gloss and len(gloss) > 20 and in_test(gloss)}
-    keys = sorted(usable, key=lambda key: _rank(usable[key], options.seed))
+    keys = sorted(usable, key=lambda key: rank(usable[key], options.seed))
     children: dict[str, list[str]] = {}
     for key in keys:
         children.setdefault(senses[key].parent or "", []).append(key)

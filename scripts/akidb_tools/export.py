@@ -16,7 +16,19 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from . import __version__, architecture, bert_graph, bundle, checkpoint, optimum, parity, source, tokenizer, weights
+from . import (
+    __version__,
+    architecture,
+    bert_graph,
+    bundle,
+    checkpoint,
+    distill_folder,
+    optimum,
+    parity,
+    source,
+    tokenizer,
+    weights,
+)
 from .architecture import EncoderConfig
 from .checkpoint import Checkpoint
 from .errors import BadInput, ToolError
@@ -57,6 +69,8 @@ class _Plan:
     pooling: str
     max_tokens: int
     tokenizer: bytes
+    distilled: dict | None
+    teacher_digest: str | None
 
 
 @dataclass(frozen=True)
@@ -75,6 +89,8 @@ def export(options: Options, say: Callable[[str], None]) -> dict:
     output = bundle.check_output(options.output, options.force)
     plan = _plan(options)
     say(f"model {plan.name} from {plan.source.folder}: {plan.pooling} pooling, {plan.max_tokens} tokens")
+    if plan.distilled:
+        say(_distilled_note(plan))
     if plan.checkpoint.default_prompt:
         say(f"note: default_prompt_name {plan.checkpoint.default_prompt!r} is not applied; callers pass prompt_name")
     encoder = tokenizer.Encoder(plan.tokenizer, plan.max_tokens)
@@ -122,6 +138,8 @@ def _plan(options: Options) -> _Plan:
     pooling = options.pooling or described.pooling
     if pooling is None:
         raise BadInput(f"{found.folder} has no 1_Pooling/config.json; say how to pool: --pooling {'|'.join(POOLINGS)}")
+    distilled = None if found.onnx else distill_folder.read_record(found.folder, [])
+    teacher = distilled and bundle.fp32_of(distilled["teacher"]["weights_sha256"], options.output.parent)
     return _Plan(
         source=found,
         checkpoint=described,
@@ -131,6 +149,17 @@ def _plan(options: Options) -> _Plan:
         pooling=pooling,
         max_tokens=_max_tokens(options.max_tokens, described.max_tokens, positions),
         tokenizer=tokenizer.clean(described.transformer / "tokenizer.json", described.lowercase),
+        distilled=distilled,
+        teacher_digest=teacher,
+    )
+
+
+def _distilled_note(plan: _Plan) -> str:
+    teacher = plan.distilled["teacher"]["model"]
+    if plan.teacher_digest:
+        return f"a student of {teacher}, whose bundle {plan.teacher_digest[:16]} becomes its parent"
+    return (
+        f"note: a student of {teacher}, whose fp32 bundle is not beside the output: written as a model without a parent"
     )
 
 
@@ -216,15 +245,31 @@ def _manifest(folder: Path, options: Options, plan: _Plan, graph: _Graph, agreed
         "passed": agreed.passed,
         "tool": TOOL,
     }
+    lineage = bundle.Lineage(graph.recipe, files)
+    if plan.distilled:
+        record = plan.distilled
+        lineage = bundle.Lineage(
+            recipe=f"{record['tool']} from {record['teacher']['model']}; {graph.recipe}",
+            source_files=files,
+            parent_digest=plan.teacher_digest,
+            calibration_digest=record["corpus"]["sha256"],
+        )
+        evaluation = record["evaluation"] if plan.teacher_digest else evaluation
     if plan.checkpoint.seeded:
         evaluation = {"kind": "not_applicable", "passed": False, "reason": "seeded"}
     variant = bundle.Variant(name="fp32", precision="fp32", inputs=graph.inputs, output=OUTPUT_NAME)
-    return bundle.write_manifest(folder, model, variant, bundle.Lineage(graph.recipe, files), evaluation)
+    return bundle.write_manifest(folder, model, variant, lineage, evaluation)
 
 
 def _source_files(plan: _Plan) -> list[tuple[str, str]]:
     root, part = plan.source.folder, plan.checkpoint.transformer
-    used = {*plan.checkpoint.files, *plan.weight_files, part / "tokenizer.json", part / "config.json"}
+    used = {
+        root / distill_folder.RECORD,
+        *plan.checkpoint.files,
+        *plan.weight_files,
+        part / "tokenizer.json",
+        part / "config.json",
+    }
     if plan.source.onnx:
         used |= {plan.source.onnx, *plan.source.onnx.parent.glob(f"{plan.source.onnx.name}[_.]data*")}
     listed = {os.path.relpath(f, root).replace(os.sep, "/"): f for f in used if f.is_file()}
