@@ -245,8 +245,6 @@ def _manifest(folder: Path, options: Options, plan: _Plan, graph: _Graph, agreed
         "passed": agreed.passed,
         "tool": TOOL,
     }
-    if plan.checkpoint.seeded:
-        evaluation = {"kind": "not_applicable", "passed": False, "reason": "seeded"}
     lineage = bundle.Lineage(graph.recipe, files)
     if plan.distilled:
         record = plan.distilled
@@ -257,6 +255,8 @@ def _manifest(folder: Path, options: Options, plan: _Plan, graph: _Graph, agreed
             calibration_digest=record["corpus"]["sha256"],
         )
         evaluation = record["evaluation"] if plan.teacher_digest else evaluation
+    if plan.checkpoint.seeded:
+        evaluation = {"kind": "not_applicable", "passed": False, "reason": "seeded"}
     variant = bundle.Variant(name="fp32", precision="fp32", inputs=graph.inputs, output=OUTPUT_NAME)
     return bundle.write_manifest(folder, model, variant, lineage, evaluation)
 

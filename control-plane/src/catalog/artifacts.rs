@@ -4,7 +4,7 @@
 //! evaluation, or an aliased variant without a ready artifact.
 
 use akidb_domain::bundle::{Evaluation, Lineage, Manifest, Step, Verdict};
-use akidb_domain::vocabulary::ArtifactState;
+use akidb_domain::vocabulary::{ArtifactState, Precision};
 use serde_json::json;
 
 use super::find::Place;
@@ -115,16 +115,17 @@ pub(crate) async fn evaluate(
     write_state(change, place, row, state).await
 }
 
-/// Which gate an artifact has to pass. An artifact of the model itself makes no student of another one.
+/// Which gate an artifact has to pass, by what it was made of.
 async fn step(conn: &mut Conn, place: &Place, lineage: &Lineage, kind: &str) -> Result<Step, CatalogError> {
-    let step = Step::of(&place.variant.precision, lineage.parent_digest.as_deref(), kind);
-    if let (Step::Student, Some(parent)) = (step, &lineage.parent_digest)
-        && let Some(row) = artifacts::find(conn, parent).await?
-        && variants::path(conn, row.variant_id).await?.model == place.model.name
-    {
-        return Ok(Step::Derived);
-    }
-    Ok(step)
+    let parent = match &lineage.parent_digest {
+        Some(digest) => artifacts::find(conn, digest).await?,
+        None => None,
+    };
+    let same = match parent {
+        Some(row) => Some(variants::path(conn, row.variant_id).await?.model == place.model.name),
+        None => None,
+    };
+    Ok(Step::of(place.variant.precision.parse().unwrap_or(Precision::Int8), lineage, kind, same))
 }
 
 /// Moves an artifact to `ready` or `retired`.
