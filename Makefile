@@ -31,7 +31,7 @@ help: ## This list
 run: setup build ## Run control plane and sidecar on loopback with the real all-MiniLM-L6-v2 (MODELS=all, PRICE=0.10, STATE=.akidb)
 	@exec $(VENV)/bin/python scripts/run_local.py --state '$(STATE)' $(if $(MODELS),--models '$(MODELS)',--bundle $(BUNDLE)) --runtime $(RUNTIME) $(if $(PRICE),--price '$(PRICE)')
 
-models: $(VENV)/.ready $(if $(filter all distilled%,$(or $(MODELS),all)),$(VENV)/.ready-distill) $(if $(PUBLISH),$(VENV)/.ready-publish) ## Build five models as fp32, int8 and fp8 (MODELS=names, MODELS_FROM=folder, PUBLISH=s3://bucket/prefix)
+models: $(VENV)/.ready $(if $(findstring istil,$(MODELS))$(filter all,$(or $(MODELS),all)),$(VENV)/.ready-distill) $(if $(PUBLISH),$(VENV)/.ready-publish) ## Build five models as fp32, int8 and fp8 (MODELS=names, MODELS_FROM=folder, PUBLISH=s3://bucket/prefix)
 	@$(VENV)/bin/python scripts/make_models.py $(if $(MODELS),--models '$(MODELS)') $(if $(MODELS_FROM),--models-from '$(MODELS_FROM)') \
 		$(if $(BERT_BASE),--checkpoint bert-base='$(BERT_BASE)') $(if $(BGE_SMALL),--checkpoint bge-small='$(BGE_SMALL)') \
 		$(if $(UAE_LARGE),--checkpoint uae-large='$(UAE_LARGE)') $(if $(CALIBRATION),--calibration-data '$(CALIBRATION)') \
