@@ -91,6 +91,35 @@ def test_what_an_interrupted_run_left_is_swept_and_the_step_runs_again(tmp_path)
         assert outcomes["one"].state == expected and not left.exists()
 
 
+def test_what_was_made_by_hand_is_kept_until_its_inputs_change(tmp_path):
+    output, inputs, said = tmp_path / "out", {"teacher": 1}, []
+    output.mkdir()
+    (output / "weights").write_text("trained by hand")
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import pathlib; p = pathlib.Path({str(output)!r}); p.mkdir(); (p / 'weights').write_text('new')"
+    )
+    step = steps.Step(
+        "student", [str(script)], [output], lambda _: inputs, adopt=lambda: {"by": "hand"}, clear=[output]
+    )
+    for _ in range(2):
+        (outcome,) = steps.Runner(tmp_path / "records", said.append).run([step]).values()
+        assert (outcome.state, outcome.answer) == (steps.KEPT, {"by": "hand"})
+    assert [line for line in said if "made by hand, kept" in line] == ["[1/1] student: made by hand, kept"]
+    inputs["teacher"] = 2
+    (outcome,) = steps.Runner(tmp_path / "records", said.append).run([step]).values()
+    assert outcome.state == steps.DONE and (output / "weights").read_text() == "new"
+
+
+def test_a_students_root_waits_for_its_teachers():
+    student = five_models.find("Distilled-MiniLM-L3-v2")
+    names = [step.name for step in model_steps.steps(model_steps.Plan(models=(student,)))]
+    assert names[1:4] == ["all-MiniLM-L6-v2 fp32", f"{student.name} checkpoint", f"{student.name} fp32"]
+    every = {step.name: step for step in model_steps.steps(model_steps.Plan())}
+    assert "all-MiniLM-L6-v2 fp32" in every[f"{student.name} fp32"].needs
+    assert [name for name in every if name.startswith("all-MiniLM-L6-v2 fp32")] == ["all-MiniLM-L6-v2 fp32"]
+
+
 def test_two_runs_at_a_time_are_refused(tmp_path):
     runner = steps.Runner(tmp_path, lambda _: None)
     with steps._alone(tmp_path), pytest.raises(BadInput, match="another `make models` is running"):
