@@ -177,7 +177,7 @@ fn each_step_of_a_lineage_has_its_own_gate_and_the_refusal_names_the_figure() {
     assert_eq!(gate(&app, &student).0, "ready");
     let weak =
         Bundle { evaluation: json!({"kind": "distillation", "n": 2_000, "mean_cosine": 0.92, "gate": {"mean_cosine": 0.93}}), ..student };
-    let weak = Bundle { model: "weak".into(), ..weak };
+    let weak = Bundle { model: "weak".into(), engine: b"weak".to_vec(), ..weak };
     let (_, _, reason) = gate(&app, &weak);
     assert!(reason.contains("mean_cosine 0.92 is below its gate 0.93"), "{reason}");
     // Nothing of the teacher's own model gets through as its student.
