@@ -3,6 +3,7 @@
 //! Enters: texts. Leaves: ids with special tokens, cut at the model's limit, never padded. Never: the padding or truncation that a
 //! `tokenizer.json` asks for; a panic that takes a thread along.
 
+mod plain;
 pub mod pool;
 
 use std::fmt;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 
 use tokenizers::{TruncationDirection, TruncationParams, TruncationStrategy};
 
+use plain::Plain;
 pub use pool::TokenizerPool;
 
 /// A model's tokenizer; cheap to clone.
@@ -22,6 +24,8 @@ pub struct Tokenizer {
 
 struct Inner {
     tokenizer: tokenizers::Tokenizer,
+    /// For plain texts, where there is a shorter way for them.
+    plain: Option<Plain>,
     max_tokens: usize,
 }
 
@@ -78,7 +82,7 @@ impl Tokenizer {
             Ok(tokenizer)
         });
         let tokenizer = tokenizer.map_err(TokenizerError::Load)?.map_err(fail)?;
-        let inner = Inner { tokenizer, max_tokens: max_tokens as usize };
+        let inner = Inner { plain: Plain::of(&tokenizer), tokenizer, max_tokens: max_tokens as usize };
         Ok(Self { inner: Arc::new(inner), pool: pool.clone() })
     }
 
@@ -109,7 +113,9 @@ const INLINE_BYTES: usize = 512;
 impl Inner {
     fn encode(&self, texts: &[String], truncate: bool) -> Result<Vec<Encoded>, TokenizeError> {
         let one = |(index, text): (usize, &String)| {
-            let encoding = self.tokenizer.encode_fast(text.as_str(), true).map_err(|it| TokenizeError::Failed(it.to_string()))?;
+            let short = self.plain.as_ref().and_then(|it| it.encode(text));
+            let encoding = short.unwrap_or_else(|| self.tokenizer.encode_fast(text.as_str(), true));
+            let encoding = encoding.map_err(|it| TokenizeError::Failed(it.to_string()))?;
             let truncated = !encoding.get_overflowing().is_empty();
             if truncated && !truncate {
                 return Err(TokenizeError::TooLong { index, limit: self.max_tokens });

@@ -64,7 +64,10 @@ fn concurrent_requests_share_batches_and_keep_their_vectors() {
 #[test]
 fn a_full_queue_answers_429_at_once() {
     let rig = Rig::start(BatcherConfig { max_queued_texts: 8, ..BatcherConfig::default() });
-    let slow = rig.fake("slow", |batch| {
+    let (begun, begins) = std::sync::mpsc::channel();
+    let slow = rig.fake("slow", move |batch| {
+        // Only the first one is waited for.
+        drop(begun.send(()));
         std::thread::sleep(Duration::from_millis(300));
         Ok(vec![0.05; batch.rows * 384])
     });
@@ -72,7 +75,7 @@ fn a_full_queue_answers_429_at_once() {
     std::thread::scope(|scope| {
         let long = "word ".repeat(250);
         scope.spawn(|| assert_eq!(embed(&rig, &json!({ "texts": vec![long; 20] })).status, 200, "an empty queue takes any"));
-        std::thread::sleep(Duration::from_millis(100));
+        begins.recv().expect("a batch");
         let got = embed(&rig, &json!({ "text": "a" }));
         assert_eq!((got.status, got.code()), (429, "queue_full"), "{}", got.body);
         assert!(got.header("retry-after").parse::<u64>().is_ok_and(|it| it > 0), "{:?}", got.headers);
