@@ -6,6 +6,16 @@ SHELL := /bin/bash
 # make run: price of this machine's CPU in USD an hour (an example figure unless set), and the folder for all state.
 PRICE ?=
 STATE ?= .akidb
+# make models, make run: which of the five, `all` or names with commas between. `make run` without it serves MiniLM alone.
+MODELS ?=
+# make models: folders with real weights (without one a model gets seeded weights), texts, where to publish.
+MODELS_FROM ?=
+BERT_BASE ?=
+BGE_SMALL ?=
+UAE_LARGE ?=
+CALIBRATION ?=
+TEST ?=
+PUBLISH ?=
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,13 +23,19 @@ BUNDLE := build/bundles/all-MiniLM-L6-v2-fp32
 RUNTIME := build/onnxruntime/libonnxruntime.so
 BINARIES := -p akidb-control-plane -p akidb-sidecar -p akidb-cli -p akidb-loadtest
 
-.PHONY: help run test setup distill-setup build lint deny clean-state
+.PHONY: help run models test setup distill-setup build lint deny clean-state
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-run: setup build ## Run control plane and sidecar on loopback with the real all-MiniLM-L6-v2 (PRICE=0.10, STATE=.akidb)
-	@exec $(VENV)/bin/python scripts/run_local.py --state '$(STATE)' --bundle $(BUNDLE) --runtime $(RUNTIME) $(if $(PRICE),--price '$(PRICE)')
+run: setup build ## Run control plane and sidecar on loopback with the real all-MiniLM-L6-v2 (MODELS=all, PRICE=0.10, STATE=.akidb)
+	@exec $(VENV)/bin/python scripts/run_local.py --state '$(STATE)' $(if $(MODELS),--models '$(MODELS)',--bundle $(BUNDLE)) --runtime $(RUNTIME) $(if $(PRICE),--price '$(PRICE)')
+
+models: $(VENV)/.ready $(if $(findstring istil,$(MODELS))$(filter all,$(or $(MODELS),all)),$(VENV)/.ready-distill) $(if $(PUBLISH),$(VENV)/.ready-publish) ## Build five models as fp32, int8 and fp8 (MODELS=names, MODELS_FROM=folder, PUBLISH=s3://bucket/prefix)
+	@$(VENV)/bin/python scripts/make_models.py $(if $(MODELS),--models '$(MODELS)') $(if $(MODELS_FROM),--models-from '$(MODELS_FROM)') \
+		$(if $(BERT_BASE),--checkpoint bert-base='$(BERT_BASE)') $(if $(BGE_SMALL),--checkpoint bge-small='$(BGE_SMALL)') \
+		$(if $(UAE_LARGE),--checkpoint uae-large='$(UAE_LARGE)') $(if $(CALIBRATION),--calibration-data '$(CALIBRATION)') \
+		$(if $(TEST),--test-dataset '$(TEST)') $(if $(PUBLISH),--publish '$(PUBLISH)')
 
 test: setup $(VENV)/.ready-dev ## Run every test
 	SQLX_OFFLINE=true cargo test --workspace --locked
@@ -60,9 +76,14 @@ $(VENV)/.ready: scripts/requirements.txt scripts/requirements-nodeps.txt
 	@touch $@
 
 # What only tests need: pytest, ruff, a real S3 server, the clients that applications use.
-$(VENV)/.ready-dev: $(VENV)/.ready scripts/requirements-dev.txt scripts/requirements-clients.txt
+$(VENV)/.ready-dev: $(VENV)/.ready scripts/requirements-dev.txt scripts/requirements-clients.txt scripts/requirements-publish.txt
 	@echo "setting up what the tests need in $(VENV)"
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt -r scripts/requirements-dev.txt -r scripts/requirements-clients.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements.txt -r scripts/requirements-dev.txt -r scripts/requirements-clients.txt -r scripts/requirements-publish.txt
+	@touch $@
+
+# What only publishing to S3 needs.
+$(VENV)/.ready-publish: $(VENV)/.ready scripts/requirements-publish.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r scripts/requirements-publish.txt
 	@touch $@
 
 # torch without the packages that neither a CPU nor this training needs; --no-deps, or pip brings all of them.

@@ -20,6 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Parses, exports, prints; returns the exit code."""
     parsed = vars(_parser().parse_args(arguments))
     as_json = parsed.pop("json")
+    parsed["prompts"] = dict(parsed.pop("prompt"))
     try:
         summary = export(Options(**parsed), lambda line: print(line, file=sys.stderr, flush=True))
     except BadInput as error:
@@ -42,9 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-tokens", type=int, help="tokens kept of a text (default: what the checkpoint says)")
     add("--license", help="SPDX id (default: the model card's)")
     add("--embedding-space", help="default: NAME@sha256:DIGEST of the weights")
+    add("--prompt", type=_prompt, action="append", default=[], metavar="NAME=TEXT", help="unless the checkpoint has it")
     add("--force", action="store_true", help="replace an existing bundle")
     add("--json", action="store_true", help="print the summary as JSON")
     return parser
+
+
+def _prompt(text: str) -> tuple[str, str]:
+    name, sign, prompt = text.partition("=")
+    if not (name and sign):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=TEXT")
+    return name, prompt
 
 
 def _table(summary: dict) -> str:
@@ -57,6 +66,7 @@ def _table(summary: dict) -> str:
             f"space   {summary['embedding_space']}",
             *lines,
             f"parity  min cosine {agreed['min_cosine']:.7f}, mean {agreed['mean_cosine']:.7f} over {agreed['n']} texts",
+            *(["seeded  random weights: for speed and size only"] if summary["seeded"] else []),
             f"took    {summary['seconds']} s",
         ]
     )

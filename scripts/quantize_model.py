@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from akidb_tools import text_sets
 from akidb_tools.errors import BadInput, ToolError
 from akidb_tools.quantize import Options, run
 from akidb_tools.recipes import RECIPES
@@ -57,7 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--target", choices=("cpu", "tensorrt"), help="default: cpu for int8, tensorrt for fp8")
     add("--recipe", choices=list(RECIPES), help="default: the precision's own")
     add("--seed", type=int, default=0, help="which texts calibrate; the same seed gives the same bytes")
-    add("--evaluate", type=int, default=2_000, metavar="N", help="test texts used (default: 2000)")
+    add("--calibrate", type=_count, default=512, metavar="N", help="calibration texts used (default: 512)")
+    add("--evaluate", type=_count, default=2_000, metavar="N", help="test texts used (default: 2000)")
+    add("--text-tokens", type=_count, metavar="N", help="cut texts to N tokens (big models)")
     add("--measure-speed", action="store_true", help="time both engines in turns and put it into the report")
     add("--any-language", action="store_true", help="skip the check of the calibration texts' language")
     add("--allow-failed", action="store_true", help="write the bundle though a gate was missed (exit code 1)")
@@ -65,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--report", type=Path, help="where the JSON report goes (default: beside the output)")
     add("--json", action="store_true", help="print the report as JSON")
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < text_sets.LEAST_TEXTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {text_sets.LEAST_TEXTS} on")
+    return int(text)
 
 
 def _summary(report: dict) -> list[str]:

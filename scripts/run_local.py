@@ -1,8 +1,8 @@
 """Runs the control plane and one sidecar on loopback until told to stop.
 
-Enters: the built programs, a bundle, ONNX Runtime's library, a folder for state. Leaves: two services with the model
-catalogued and priced, and what to paste to try them. Must never: leave a process behind, or touch anything outside its
-state folder.
+Enters: the built programs, a bundle or the names of models that `make models` built, ONNX Runtime's library, a folder
+for state. Leaves: two services with the models catalogued and priced, and what to paste to try them. Must never: leave
+a process behind, or touch anything outside its state folder.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+from akidb_tools import built, bundle
+from akidb_tools.catalog import Catalog
+from akidb_tools.errors import BadInput
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE_PRICE = "0.10"
 REST, GRPC, API, OPS = 7070, 7071, 8080, 9464
@@ -38,7 +42,11 @@ def main() -> int:
     """Starts everything, waits, stops everything."""
     args = arguments()
     SIGNALS.listen()
-    local = Local(args)
+    try:
+        local = Local(args, bundles(args))
+    except Failed as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
     try:
         local.start()
         local.watch()
@@ -58,7 +66,12 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--state", type=Path, required=True, help="folder for all state")
-    parser.add_argument("--bundle", type=Path, required=True, help="bundle to serve")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--bundle", type=Path, help="bundle to serve")
+    what.add_argument(
+        "--models", metavar="NAMES", help="`all`, or names with commas between, of what `make models` built"
+    )
+    parser.add_argument("--bundles", type=Path, default=Path("build/bundles"), help="where those are")
     parser.add_argument("--runtime", type=Path, required=True, help="ONNX Runtime's shared library")
     parser.add_argument(
         "--price",
@@ -66,6 +79,16 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--programs", type=Path, default=ROOT / "target" / "release", help="folder of the programs")
     return parser.parse_args()
+
+
+def bundles(args: argparse.Namespace) -> list[Path]:
+    """What is to be catalogued: a model's fp32 root first, which is what a request without `@` gets."""
+    if args.bundle:
+        return [args.bundle]
+    try:
+        return built.bundles(args.models, args.bundles, say)
+    except BadInput as error:
+        raise Failed(str(error)) from None
 
 
 class Signals:
@@ -114,8 +137,9 @@ def say(text: str) -> None:
 class Local:
     """The two services and their state folder."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, bundles: list[Path]) -> None:
         self.args = args
+        self.bundles = bundles
         self.state: Path = args.state.resolve()
         self.programs: Path = args.programs.resolve()
         self.running: list[tuple[str, subprocess.Popen[bytes]]] = []
@@ -134,8 +158,7 @@ class Local:
         say(f"state: {self.state}")
         self.spawn("akidb-control-plane", {"AKIDB_CP_DATA_DIR": str(self.state / "control-plane")}, ["serve"])
         self.wait_for("control plane", f"http://127.0.0.1:{REST}/readyz", 60)
-        say("importing the model")
-        self.akidb("models", "import", str(self.args.bundle))
+        self.import_bundles()
         self.set_price()
         self.spawn("akidb-sidecar", {}, ["--config", str(self.sidecar_config())])
         self.wait_for("sidecar", f"http://127.0.0.1:{API}/readyz", 180)
@@ -158,6 +181,14 @@ class Local:
                 process_group=0,
             )
             self.running.append((program, process))
+
+    def import_bundles(self) -> None:
+        """Catalogues what the catalog has not; what it has is not read again."""
+        catalog, kept = Catalog(self.akidb), 0
+        for number, folder in enumerate(self.bundles, 1):
+            say(f"model {number} of {len(self.bundles)}: {folder.name}")
+            kept += not catalog.add(str(folder), json.loads((folder / bundle.MANIFEST).read_text("utf-8")))
+        say(f"catalogued: {len(self.bundles)}, of which {kept} were there already")
 
     def set_price(self) -> None:
         """Enters a price for this machine's CPU unless the price book has one."""
@@ -187,10 +218,13 @@ class Local:
             "runtime": self.args.runtime.resolve(),
             "token": token,
         }
-        config.write_text(
-            SIDECAR_CONFIG.format(api=API, ops=OPS, grpc=GRPC, **{key: toml(path) for key, path in paths.items()})
-        )
+        quoted = {key: toml(path) for key, path in paths.items()}
+        config.write_text(SIDECAR_CONFIG.format(api=API, ops=OPS, grpc=GRPC, default=self.default(), **quoted))
         return config
+
+    def default(self) -> str:
+        """What a request without `model` gets: the first model that was asked for."""
+        return json.loads((self.bundles[0] / bundle.MANIFEST).read_text("utf-8"))["model"]["name"]
 
     def akidb(self, *arguments: str) -> str:
         """Runs the command line against our control plane."""
@@ -246,6 +280,15 @@ class Local:
                 tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-8:])
                 raise Failed(f"{program} ended with exit code {process.returncode}; the end of {log}:\n  {tail}")
 
+    def other(self) -> str:
+        """A request for another variant, where several are catalogued."""
+        others = [folder for folder in self.bundles if folder.name.endswith("-int8")]
+        if not others:
+            return ""
+        name = json.loads((others[-1] / bundle.MANIFEST).read_text("utf-8"))["model"]["name"]
+        body = json.dumps({"text": "What is Deep Learning?", "model": f"{name}@int8"})
+        return f"\n  curl -s http://127.0.0.1:{API}/api/v1/embed -H 'content-type: application/json' -d '{body}'"
+
     def stop(self) -> None:
         """Sidecar first, so that its last window is still counted; kill what does not end."""
         for program, process in reversed(self.running):
@@ -272,7 +315,7 @@ ready
   logs            {self.state / "logs"}
 
 try it:
-  curl -s http://127.0.0.1:{API}/api/v1/embed -H 'content-type: application/json' -d '{body}'
+  curl -s http://127.0.0.1:{API}/api/v1/embed -H 'content-type: application/json' -d '{body}'{self.other()}
   curl -s http://127.0.0.1:{API}/api/v1/cost-per-request
   {self.programs / "akidb"} --token-file {token} models list
 
@@ -315,7 +358,7 @@ token_file = {token}
 onnxruntime = {runtime}
 
 [embedding.models]
-default = "all-MiniLM-L6-v2"
+default = "{default}"
 """
 
 

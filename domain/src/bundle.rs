@@ -193,41 +193,42 @@ pub enum Verdict {
     Failed(String),
 }
 
-/// Gates below these do not count: a gate a tool sets for itself must not be laxer than the catalog's.
-/// `(metric, least gate)` for an fp32 root and for a quantized or compiled artifact.
-pub const ROOT_GATE: (&str, f64) = ("min_cosine", 0.9999);
-/// See [`ROOT_GATE`].
-pub const DERIVED_GATE: (&str, f64) = ("mean_cosine", 0.99);
-/// A student is a model of its own and states its own gate on both figures; below these it resembles no teacher.
-pub const STUDENT_GATES: [(&str, f64); 2] = [("mean_cosine", 0.8), ("recall_at_10", 0.5)];
-
-/// How an artifact came from its parent, which decides what it has to prove.
+/// How an artifact came about; each way has a gate of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// fp32 without a parent: proves that it computes what its weights say.
+    /// Full precision, from a checkpoint: against its reference vectors.
     Root,
-    /// fp32 trained on its parent's vectors: proves how near it came.
+    /// A full-precision model of its own, trained to give what its parent, a teacher, gives: against the teacher, by a gate that its
+    /// evaluation states.
     Student,
-    /// Quantized or compiled: proves that it is still its parent.
+    /// Quantized or compiled: against the artifact that it was made from.
     Derived,
 }
 
+/// Gates below these do not count: a gate a tool sets for itself must not be laxer than the catalog's.
+/// `(metric, least gate)` by [`Step`].
+pub const ROOT_GATE: (&str, f64) = ("min_cosine", 0.9999);
+/// See [`ROOT_GATE`]. A student has to state one besides.
+pub const STUDENT_GATE: (&str, f64) = ("mean_cosine", 0.8);
+/// See [`ROOT_GATE`].
+pub const DERIVED_GATE: (&str, f64) = ("mean_cosine", 0.99);
+
 impl Step {
-    /// From an artifact's precision, its parent and the kind of evaluation. Only an fp32 artifact can be a student.
-    pub fn of(precision: &str, parent: Option<&str>, kind: &str) -> Self {
-        match (precision == Precision::Fp32.as_str(), parent) {
-            (true, None) => Self::Root,
-            (true, Some(_)) if kind == "distillation" => Self::Student,
+    /// `parent_is_this_model`: whether the parent, where it is known, is an artifact of the same model. A student says so by the
+    /// kind of its evaluation, and is believed only in full precision and with a parent that is not of its own model.
+    pub fn of(precision: Precision, lineage: &Lineage, kind: &str, parent_is_this_model: Option<bool>) -> Self {
+        match (precision, &lineage.parent_digest) {
+            (Precision::Fp32, None) => Self::Root,
+            (Precision::Fp32, Some(_)) if kind == "distillation" && parent_is_this_model != Some(true) => Self::Student,
             _ => Self::Derived,
         }
     }
 
-    /// The gates it cannot do without, and the least each may be.
-    fn gates(self) -> &'static [(&'static str, f64)] {
+    fn gate(self) -> (&'static str, f64) {
         match self {
-            Self::Root => &[ROOT_GATE],
-            Self::Student => &STUDENT_GATES,
-            Self::Derived => &[DERIVED_GATE],
+            Self::Root => ROOT_GATE,
+            Self::Student => STUDENT_GATE,
+            Self::Derived => DERIVED_GATE,
         }
     }
 }
@@ -238,14 +239,13 @@ impl Evaluation {
         if seeded {
             return Verdict::NotApplicable;
         }
-        let mut gates = self.gate.clone();
-        for &(metric, least) in step.gates() {
-            if step == Step::Student && !gates.contains_key(metric) {
-                return Verdict::Failed(format!("a student must state its own gate on {metric}"));
-            }
-            let own = gates.entry(metric.to_owned()).or_insert(least);
-            *own = own.max(least);
+        let (metric, least) = step.gate();
+        if step == Step::Student && !self.gate.contains_key(metric) {
+            return Verdict::Failed(format!("a distilled student states its own gate, and `{metric}` is not in it"));
         }
+        let mut gates = self.gate.clone();
+        let own = gates.entry(metric.to_owned()).or_insert(least);
+        *own = own.max(least);
         for (metric, gate) in &gates {
             let value = match metric.as_str() {
                 "mean_cosine" => self.mean_cosine,
@@ -439,6 +439,17 @@ mod tests {
     }
 
     #[test]
+    fn a_student_is_another_model_in_full_precision() {
+        let parent = Lineage { parent_digest: Some("a".repeat(64)), ..Lineage::default() };
+        assert_eq!(Step::of(Precision::Fp32, &Lineage::default(), "distillation", None), Step::Root);
+        assert_eq!(Step::of(Precision::Fp32, &parent, "distillation", Some(false)), Step::Student);
+        assert_eq!(Step::of(Precision::Fp32, &parent, "distillation", None), Step::Student);
+        assert_eq!(Step::of(Precision::Fp32, &parent, "distillation", Some(true)), Step::Derived);
+        assert_eq!(Step::of(Precision::Fp32, &parent, "quality", Some(false)), Step::Derived);
+        assert_eq!(Step::of(Precision::Int8, &parent, "distillation", Some(false)), Step::Derived);
+    }
+
+    #[test]
     fn a_gate_may_be_stricter_but_never_laxer() {
         let mut evaluation: Evaluation = serde_json::from_value(
             serde_json::json!({"kind": "parity", "n": 16, "min_cosine": 0.99, "gate": {"min_cosine": 0.5}, "passed": true}),
@@ -448,33 +459,17 @@ mod tests {
         evaluation.min_cosine = Some(0.999_99);
         assert_eq!(evaluation.verdict(false, Step::Root), Verdict::Passed);
         assert_eq!(evaluation.verdict(true, Step::Root), Verdict::NotApplicable);
+        evaluation.kind = "distillation".into();
+        evaluation.gate = BTreeMap::default();
+        evaluation.mean_cosine = Some(0.95);
+        let student = |it: &Evaluation| it.verdict(false, Step::Student);
+        assert!(matches!(student(&evaluation), Verdict::Failed(why) if why.contains("states its own gate")));
+        evaluation.gate.insert("mean_cosine".into(), 0.93);
+        assert_eq!(student(&evaluation), Verdict::Passed);
+        assert!(matches!(evaluation.verdict(false, Step::Derived), Verdict::Failed(why) if why.contains("0.95 is below its gate 0.99")));
+        evaluation.gate.insert("mean_cosine".into(), 0.96);
+        assert!(matches!(student(&evaluation), Verdict::Failed(why) if why.contains("mean_cosine 0.95 is below its gate 0.96")));
         evaluation.n = 3;
         assert!(matches!(evaluation.verdict(false, Step::Root), Verdict::Failed(_)));
-    }
-
-    #[test]
-    fn a_student_is_held_to_the_gate_it_states() {
-        let distilled = |cosine: f64, recall: Option<f64>, gate: serde_json::Value| -> Evaluation {
-            serde_json::from_value(serde_json::json!(
-                {"kind": "distillation", "n": 2000, "mean_cosine": cosine, "recall_at_10": recall, "gate": gate}))
-            .unwrap()
-        };
-        let stated = serde_json::json!({"mean_cosine": 0.93, "recall_at_10": 0.7});
-        let check = |evaluation: Evaluation, step: Step, expected: &str| match evaluation.verdict(false, step) {
-            Verdict::Passed => assert_eq!(expected, ""),
-            Verdict::Failed(why) => assert!(!expected.is_empty() && why.contains(expected), "{why}"),
-            Verdict::NotApplicable => panic!("not seeded"),
-        };
-        check(distilled(0.94, Some(0.72), stated.clone()), Step::Student, "");
-        check(distilled(0.92, Some(0.72), stated.clone()), Step::Student, "mean_cosine 0.92 is below its gate 0.93");
-        check(distilled(0.94, None, stated.clone()), Step::Student, "recall_at_10 was not measured");
-        check(distilled(0.94, Some(0.72), serde_json::json!({"mean_cosine": 0.93})), Step::Student, "own gate on recall_at_10");
-        let lax = serde_json::json!({"mean_cosine": 0.1, "recall_at_10": 0.1});
-        check(distilled(0.79, Some(0.72), lax), Step::Student, "0.79 is below its gate 0.8");
-        check(distilled(0.94, Some(0.72), stated), Step::Derived, "0.94 is below its gate 0.99");
-        assert_eq!(Step::of("fp32", Some("aa"), "distillation"), Step::Student);
-        assert_eq!(Step::of("int8", Some("aa"), "distillation"), Step::Derived);
-        assert_eq!(Step::of("fp32", Some("aa"), "quality"), Step::Derived);
-        assert_eq!(Step::of("fp32", None, "distillation"), Step::Root);
     }
 }

@@ -9,6 +9,9 @@ Texts: `corpus_sources` and `request_logs`, `corpus`, `text_sets`, `odd_texts`. 
 `linear_layers`, `activations`, `static_ranges` and `channel_moves`, `int8_graph` or `fp8_graph`, `recipes`,
 `quantize_plan`, `quality` and `runtime`, `validate`, `quantize` (all of it in order).
 
+All models at once: `five_models` (which), `seeded` (weights where none are given), `model_steps`, `step_inputs` and
+`steps` (what is run, and when again), `models_report`, `built`, `publish`, `catalog`.
+
 A student: `corpus_train` (texts), `distill_inputs`, `distill_plan`, `distill_cache`, `distill_state`, `distill_net` and
 `distill_train` (the two that need torch), `distill_folder`, `distill` (all of it in order).
 """

@@ -102,6 +102,14 @@ def artifact_digest(files: Sequence[dict]) -> str:
     return hashlib.sha256(b"".join(line for _, line in lines)).hexdigest()
 
 
+def folder_digest(folder: Path) -> str:
+    """The digest of the bundle in `folder`, by what its manifest lists."""
+    try:
+        return artifact_digest(json.loads((folder / MANIFEST).read_text("utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{folder} holds no bundle: {error!r}") from error
+
+
 def fp32_of(weights: str, folder: Path) -> str | None:
     """Digest of the fp32 artifact in `folder` that was written from the safetensors file of this sha256."""
     for file in sorted(folder.glob("*/manifest.json")):
@@ -249,9 +257,7 @@ def replacing(output: Path) -> Iterator[Path]:
     work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
     try:
         yield work
-        for file in work.rglob("*"):
-            if file.is_dir():
-                continue
+        for file in (f for f in work.rglob("*") if f.is_file()):
             with file.open("rb") as stream:
                 os.fsync(stream.fileno())
             file.chmod(0o644)

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from . import bundle
+from . import bundle, five_models
 from .errors import BadInput
 from .tokenizer import Encoder
+
+BUILT = Path("build/bundles")
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,12 @@ class Bundle:
 
 
 def read(path: Path) -> Bundle:
-    """The bundle at `path`: a folder, its manifest.json, or an engine file."""
+    """The bundle at `path`: a folder, its manifest.json, or an engine file.
+
+    A name that is not there (`models/bert-base-INT8.onnx`) stands for what `make models` built under it.
+    """
     path = path.expanduser()
+    path = path if path.exists() else _built(path) or path
     file = _manifest_file(path)
     try:
         manifest = json.loads(file.read_text("utf-8"))
@@ -102,6 +108,17 @@ def parent_of(child: Bundle, siblings: Path | None = None) -> Bundle:
         f"the parent of {child.manifest_file} (digest {wanted[:16]}) is not in {around}; "
         "name it: --fp32 A --quantized B"
     )
+
+
+def _built(path: Path) -> Path | None:
+    """`NAME.onnx` or `NAME-INT8.onnx`, the name short or long and in any letter case, among the five models."""
+    name, _, variant = path.stem.rpartition("-")
+    if variant.lower() not in five_models.VARIANTS:
+        name, variant = path.stem, five_models.VARIANTS[0]
+    if path.suffix != ".onnx" or five_models.canonical(name) not in map(five_models.canonical, five_models.NAMES):
+        return None
+    folder = BUILT / five_models.find(name).folder(variant.lower())
+    return folder if (folder / bundle.MANIFEST).is_file() else None
 
 
 def _manifest_file(path: Path) -> Path:

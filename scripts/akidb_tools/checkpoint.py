@@ -15,6 +15,7 @@ from .errors import BadInput
 from .pooling import POOLINGS
 
 MODULES = ("Transformer", "Pooling", "Normalize")
+SEEDED = "akidb_seeded"  # key of config.json that `seeded` writes
 UNLIMITED = 1_000_000  # tokenizers write 1e30 for "no limit"
 SPDX = {"apache-2.0": "Apache-2.0", "mit": "MIT", "bsd-3-clause": "BSD-3-Clause", "cc-by-4.0": "CC-BY-4.0"}
 
@@ -32,6 +33,7 @@ class Checkpoint:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
     files: tuple[Path, ...] = ()
+    seeded: bool = False
 
 
 def read(folder: Path) -> Checkpoint:
@@ -44,6 +46,7 @@ def read(folder: Path) -> Checkpoint:
     stated = [int(v) for v in limits if isinstance(v, int | float) and 0 < v < UNLIMITED]
     settings = read_json(folder / "config_sentence_transformers.json", seen, {})
     prompts = settings.get("prompts") or {}
+    config = read_json(transformer / "config.json", [], {})
     return Checkpoint(
         folder=folder,
         transformer=transformer,
@@ -54,6 +57,7 @@ def read(folder: Path) -> Checkpoint:
         prompts={str(k): str(v) for k, v in prompts.items() if v is not None},
         default_prompt=settings.get("default_prompt_name"),
         files=tuple(seen),
+        seeded=bool(config.get(SEEDED)),
     )
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ EXTERNAL_BYTES = 1_800_000_000
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says; None: taken from the checkpoint."""
+    """What the command line says; None: taken from the checkpoint. `prompts` are for names that it does not have."""
 
     model: str
     output: Path
@@ -53,6 +53,7 @@ class Options:
     max_tokens: int | None = None
     license: str | None = None
     embedding_space: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
     force: bool = False
 
 
@@ -115,6 +116,7 @@ def export(options: Options, say: Callable[[str], None]) -> dict:
         "dimension": manifest["model"]["dimension"],
         "max_tokens": plan.max_tokens,
         "pooling": plan.pooling,
+        "seeded": plan.checkpoint.seeded,
         "files": manifest["files"],
         "parity": {"n": agreed.n, "mean_cosine": agreed.mean_cosine, "min_cosine": agreed.min_cosine},
         "seconds": round(time.monotonic() - started, 2),
@@ -229,7 +231,8 @@ def _manifest(folder: Path, options: Options, plan: _Plan, graph: _Graph, agreed
         max_tokens=plan.max_tokens,
         pooling=plan.pooling,
         embedding_space=options.embedding_space or _embedding_space(plan),
-        prompts=plan.checkpoint.prompts,
+        prompts={**options.prompts, **plan.checkpoint.prompts},
+        seeded=plan.checkpoint.seeded,
     )
     evaluation = {
         "kind": "parity",
@@ -252,6 +255,8 @@ def _manifest(folder: Path, options: Options, plan: _Plan, graph: _Graph, agreed
             calibration_digest=record["corpus"]["sha256"],
         )
         evaluation = record["evaluation"] if plan.teacher_digest else evaluation
+    if plan.checkpoint.seeded:
+        evaluation = {"kind": "not_applicable", "passed": False, "reason": "seeded"}
     variant = bundle.Variant(name="fp32", precision="fp32", inputs=graph.inputs, output=OUTPUT_NAME)
     return bundle.write_manifest(folder, model, variant, lineage, evaluation)
 

@@ -24,7 +24,7 @@ from .text_sets import TextSet
 from .tokenizer import Encoder
 
 TOOL = f"quantize_model {__version__} (onnxruntime {ort.__version__})"
-CALIBRATION_TEXTS, JUDGE_TEXTS = 512, 256
+JUDGE_TEXTS = 256
 CORPUS = Path("build/corpus")
 
 
@@ -40,7 +40,9 @@ class Options:
     target: str | None = None
     recipe: str | None = None
     seed: int = 0
+    calibrate: int = 512
     evaluate: int = 2_000
+    text_tokens: int | None = None
     measure_speed: bool = False
     any_language: bool = False
     allow_failed: bool = False
@@ -61,13 +63,14 @@ class _Texts:
 
 @dataclass(frozen=True)
 class _Job:
-    """Everything decided before the heavy work starts."""
+    """Everything decided before the heavy work starts. `encoder` cuts as the model does, `short` to `text_tokens`."""
 
     options: Options
     output: Path
     recipe: Recipe
     parent: Bundle
     encoder: Encoder
+    short: Encoder
     texts: _Texts
 
     @property
@@ -83,7 +86,7 @@ class _Job:
 def run(options: Options, say: Callable[[str], None]) -> dict:
     """Quantizes, proves, writes; returns the report."""
     job = _prepare(options, say)
-    fp32, encoder, texts = job.parent.load(), job.encoder, job.texts
+    fp32, encoder, texts = job.parent.load(), job.short, job.texts
     work = quantize_plan.Work(
         model=fp32,
         output=job.parent.output,
@@ -118,11 +121,17 @@ def _prepare(options: Options, say: Callable[[str], None]) -> _Job:
     if precision != "fp32":
         raise BadInput(f"{parent.manifest_file} is {precision} already; give its fp32 bundle")
     encoder = parent.encoder()
-    return _Job(options, output, recipe, parent, encoder, texts=_texts(options, encoder, say))
+    texts = _texts(options, encoder, parent.model["seeded"], say)
+    cut = min(options.text_tokens or encoder.max_tokens, encoder.max_tokens)
+    short = Encoder(parent.file("tokenizer").read_bytes(), cut)
+    return _Job(options, output, recipe, parent, encoder, short, texts)
 
 
-def _texts(options: Options, encoder: Encoder, say: Callable[[str], None]) -> _Texts:
-    """Calibration from the file or the corpus; the proof from the test set, or a quarter of the file, by hash."""
+def _texts(options: Options, encoder: Encoder, seeded: bool, say: Callable[[str], None]) -> _Texts:
+    """Calibration from the file or the corpus; the proof from the test set, or a quarter of the file, by hash.
+
+    Graded pairs are left out where they would say nothing (seeded) and thinned out with the texts of the proof.
+    """
     data, proof = options.calibration_data, options.test_dataset
     if data is None:
         if not (CORPUS / corpus.CALIBRATION).is_file():
@@ -146,12 +155,14 @@ def _texts(options: Options, encoder: Encoder, say: Callable[[str], None]) -> _T
             f"{calibration.file}: {len(usable)} texts to calibrate with and {len(dataset.texts)} to prove the result "
             f"are too few (at least {text_sets.LEAST_TEXTS} and {bundle.MIN_REFERENCES}); give more, or --test-dataset"
         )
+    every = max(1, 2_000 // options.evaluate)
+    dataset = replace(dataset, pairs=[] if seeded else dataset.pairs[::every])
     order = np.random.RandomState(options.seed).permutation(len(usable))
     judges = min(JUDGE_TEXTS, len(order) // 4)
     pick = [usable[n] for n in order]
     return _Texts(
         calibration=calibration,
-        collect=pick[judges : judges + CALIBRATION_TEXTS],
+        collect=pick[judges : judges + options.calibrate],
         judge=pick[:judges],
         dataset=dataset,
         prove=dataset.texts[: options.evaluate],
@@ -214,6 +225,7 @@ def _report(job: _Job, done: quantize_plan.Quantized, proof: dict, manifest: dic
                 "sha256": texts.calibration.digest,
                 "collected": len(texts.collect),
                 "judged": len(texts.judge),
+                "most_tokens": job.short.max_tokens,
             },
             "dataset": {"file": texts.dataset.file.name, "sha256": texts.dataset.digest, "n": len(texts.prove)},
         },

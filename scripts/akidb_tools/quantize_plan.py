@@ -61,7 +61,8 @@ def quantize(work: Work, recipe: Recipe) -> Quantized:
     choices = {}
     for n, group in enumerate(found):
         choices[group.name] = _choose(group, seen[group.name], recipe, work.measure)
-        work.say(f"layer {n + 1}/{len(found)} {group.name}: {choices[group.name].form}")
+        if work.measure or n + 1 == len(found):
+            work.say(f"layer {n + 1}/{len(found)} {group.name}: {choices[group.name].form}")
     return _int8(work, recipe, found, seen, choices)
 
 

@@ -9,11 +9,10 @@ from akidb_tools import channel_moves, quantize
 
 
 def test_minilm_int8_small(minilm, sentences, tmp_path, cli, monkeypatch):
-    monkeypatch.setattr(quantize, "CALIBRATION_TEXTS", 48)
     monkeypatch.setattr(quantize, "JUDGE_TEXTS", 24)
     monkeypatch.setattr(channel_moves, "ROWS", 192)
     given = ["--model", minilm, "--calibration-data", sentences, "--output", tmp_path / "all-MiniLM-L6-v2-INT8.onnx"]
-    done = cli(quantize_model, *given, "--recipe", "int8-small")
+    done = cli(quantize_model, *given, "--recipe", "int8-small", "--calibrate", 48)
     assert done.code == 0, done.err
     report = json.loads((tmp_path / "all-MiniLM-L6-v2-INT8.report.json").read_text("utf-8"))
     assert report["size"]["ratio"] <= 0.265

@@ -78,11 +78,13 @@ def test_missing_calibration_file(copy, refused, tmp_path):
         ),
     ],
 )
-def test_another_language(minilm, tmp_path, language, lines, said):
+def test_another_language(minilm, tmp_path, cli, *, language, lines, said):
     (tmp_path / "texts.txt").write_text("\n".join(f"{line} {n}" for n in range(40) for line in lines), "utf-8")
-    encoder = Encoder((minilm / "tokenizer.json").read_bytes(), 256)
-    with pytest.raises(text_sets.BadInput, match=said):
-        text_sets.check_language(text_sets.read(tmp_path / "texts.txt"), encoder)
+    done = cli(
+        quantize_model, "--model", minilm, "--calibration-data", tmp_path / "texts.txt", "--output", tmp_path / "out"
+    )
+    assert done.code == 2 and said in done.err and "--any-language" in done.err, language
+    assert not (tmp_path / "out").exists()
 
 
 def test_its_own_language_passes(minilm, sentences):

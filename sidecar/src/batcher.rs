@@ -155,20 +155,9 @@ impl Batcher {
         drop(self.queue.remove(engine).await);
     }
 
-    /// Runs a batch that no request asked for: when nothing waits, or within a tenth of a busy device. `cause` is `warmup`, `parity`, ...
+    /// Runs a batch that no request asked for, and says how long it took: when nothing waits, until a request comes in
+    /// ([`EngineError::Interrupted`]); or within a tenth of a busy device. `cause` is `warmup`, ...
     pub async fn run_overhead(
-        &self,
-        engine: EngineId,
-        batch: TokenBatch,
-        cause: &'static str,
-        model: &str,
-        variant: &str,
-    ) -> Result<Vec<f32>, EngineError> {
-        self.run_timed(engine, batch, cause, model, variant).await.map(|it| it.0)
-    }
-
-    /// As [`Batcher::run_overhead`], with the engine's time.
-    async fn run_timed(
         &self,
         engine: EngineId,
         batch: TokenBatch,
@@ -177,22 +166,32 @@ impl Batcher {
         variant: &str,
     ) -> Result<(Vec<f32>, Duration), EngineError> {
         let (done, answer) = oneshot::channel();
-        self.queue.overhead(Overhead { engine, batch, cause, model: model.to_owned(), variant: variant.to_owned(), done });
+        let (model, variant) = (model.to_owned(), variant.to_owned());
+        self.queue.overhead(Overhead { engine, batch, cause, model, variant, yields: false, done });
         answer.await.unwrap_or_else(|_| Err(EngineError::Run("the batcher has stopped".into())))
     }
 
-    /// Learns an engine's token budget from a few batches at low priority, unless the budget is pinned. Returns the budget that holds now.
+    /// Learns an engine's token budget from a few batches at low priority, unless the budget is pinned or an engine of this model and variant
+    /// had one. Returns the budget that holds now.
     pub async fn learn_budget(&self, engine: EngineId, model: &str, variant: &str, max_tokens: usize) -> usize {
+        if !self.queue.learns_budgets() || self.queue.take_over_budget(engine, model, variant) {
+            return self.queue.budget(engine);
+        }
         let until = Instant::now() + budget::MOST_TIME;
         let mut sweep = budget::Sweep::new(self.queue.max_batch_size(), max_tokens);
-        while let Some(batch) = sweep.next_batch().filter(|_| self.queue.learns_budgets() && Instant::now() < until) {
+        while let Some(batch) = sweep.next_batch().filter(|_| Instant::now() < until) {
             let tokens = batch.ids.len();
-            let Ok((_, took)) = self.run_timed(engine, batch, "warmup", model, variant).await else { break };
-            sweep.ran(took);
-            self.queue.probed(engine, tokens as u64, took);
+            match self.run_overhead(engine, batch, "warmup", model, variant).await {
+                Ok((_, took)) => {
+                    sweep.ran(took);
+                    self.queue.probed(engine, tokens as u64, took);
+                }
+                Err(EngineError::Interrupted) => {}
+                Err(_) => break,
+            }
         }
         if let Some(best) = sweep.best() {
-            self.queue.set_budget(engine, best);
+            self.queue.learnt_budget(engine, best, model, variant);
         }
         self.queue.budget(engine)
     }

@@ -4,7 +4,9 @@
 //! every engine. `engine/onnx.rs` is the only file that names `ort`.
 
 pub mod onnx;
+mod workers;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -32,16 +34,47 @@ pub trait Engine: Send {
     /// Embeds a batch: `rows * dimension` floats, row-major.
     fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError>;
 
+    /// As [`Engine::run`], but given up with [`EngineError::Interrupted`] soon after [`Engine::interrupt`]'s closure was called.
+    fn run_yielding(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        self.run(batch)
+    }
+
+    /// Ends the batch that [`Engine::run_yielding`] runs, or the next one if none does; none if that cannot be done.
+    fn interrupt(&self) -> Option<Stop> {
+        None
+    }
+
     /// Length of an embedding.
     fn dimension(&self) -> usize;
 
     /// What really runs it.
     fn provider(&self) -> ExecutionProvider;
 
-    /// Ends the batch that runs, and every later one, with an error; none if that cannot be done. For the end of the process.
+    /// Lets it use all its threads. One that was loaded parked runs on its caller's thread alone until then.
+    fn unpark(&mut self) {}
+
+    /// Ends the batch that runs, and every later one, with an error; none if that cannot be done.
     fn stop(&self) -> Option<Stop> {
         None
     }
+}
+
+/// A batch's vectors by `run`, checked: the right count, all finite, and a panic is an error.
+pub fn checked(
+    engine: &mut dyn Engine,
+    batch: &TokenBatch,
+    run: impl FnOnce(&mut dyn Engine, &TokenBatch) -> Result<Vec<f32>, EngineError>,
+) -> Result<Vec<f32>, EngineError> {
+    let dimension = engine.dimension();
+    let result = catch_unwind(AssertUnwindSafe(|| run(engine, batch)));
+    let vectors = result.unwrap_or_else(|_| Err(EngineError::Run("it panicked".into())))?;
+    if vectors.len() != batch.rows * dimension {
+        return Err(EngineError::Run(format!("{} numbers for {} texts of {dimension}", vectors.len(), batch.rows)));
+    }
+    if !vectors.iter().all(|it| it.is_finite()) {
+        return Err(EngineError::Run("a vector holds a number that is not finite".into()));
+    }
+    Ok(vectors)
 }
 
 /// What to load.
@@ -82,4 +115,7 @@ pub enum EngineError {
     /// A batch failed.
     #[error("the engine failed on a batch: {0}")]
     Run(String),
+    /// A batch made room for requests.
+    #[error("the batch was interrupted")]
+    Interrupted,
 }

@@ -12,6 +12,7 @@
 //! - [`budget`]: who may take memory; pure
 //! - [`memory`]: how much there is
 //! - [`activate`]: one artifact from its files to parity
+//! - `proof`: its engine loaded and run beside the requests
 //! - `table`: the published table; pure
 //! - [`marker`]: artifacts that took the process down
 //! - `last_good`: what served before
@@ -26,6 +27,7 @@ pub mod marker;
 pub mod memory;
 mod owner;
 pub mod plan;
+mod proof;
 mod slots;
 mod table;
 

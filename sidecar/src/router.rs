@@ -10,7 +10,7 @@ use akidb_domain::split::{Shares, arm, bucket};
 use akidb_domain::vocabulary::{Arm, ModelRef, Purpose};
 use akidb_domain::window::LaneId;
 
-use crate::serving::{Loaded, Model, Serving, Variant};
+use crate::serving::{Loaded, Model, Serving, Variant, VariantState};
 
 /// What a request asks for.
 #[derive(Debug, Clone)]
@@ -57,6 +57,18 @@ pub enum RouteError {
         /// What there is.
         known: String,
     },
+    /// Known, but no artifact of it can run on this machine.
+    #[error("model `{model}`, variant `{variant}` cannot be served here: {why}; there are: {known}")]
+    NotForHere {
+        /// Model.
+        model: String,
+        /// What was asked.
+        variant: String,
+        /// Why not.
+        why: String,
+        /// What else there is.
+        known: String,
+    },
     /// Known, but nothing is loaded.
     #[error("model `{model}`, variant `{}` is not ready ({state})", variant.variant)]
     NotReady {
@@ -87,6 +99,8 @@ pub fn route(serving: &Serving, ask: &Ask<'_>) -> Result<Route, RouteError> {
     }
     match loaded(model, &wanted) {
         Some(loaded) => Ok(outside_experiment(loaded)),
+        // Waiting would not help whoever asks for it by name.
+        None if selector.is_some() => Err(not_for_here(model, &wanted).unwrap_or_else(|| not_ready(model, wanted))),
         None => Err(not_ready(model, wanted)),
     }
 }
@@ -183,6 +197,13 @@ fn find<'a>(model: &'a Model, at: &VariantRef) -> Option<&'a Variant> {
 
 fn loaded<'a>(model: &'a Model, at: &VariantRef) -> Option<&'a Arc<Loaded>> {
     find(model, at).and_then(|it| it.loaded.as_ref())
+}
+
+/// Why a variant without any artifact for this machine will not come up by itself.
+fn not_for_here(model: &Model, variant: &VariantRef) -> Option<RouteError> {
+    let known = find(model, variant).filter(|it| it.state == VariantState::Failed && it.digest.is_empty())?;
+    let others = model.variants.iter().filter(|it| !it.digest.is_empty()).map(|it| it.name.as_str());
+    Some(RouteError::NotForHere { model: model.name.clone(), variant: known.name.clone(), why: known.reason.clone(), known: list(others) })
 }
 
 fn not_ready(model: &Model, variant: VariantRef) -> RouteError {

@@ -44,6 +44,8 @@ pub struct Model {
     pub max_tokens: u32,
     /// Only vectors with the same id may be compared.
     pub embedding_space: String,
+    /// Random weights of the right shape.
+    pub seeded: bool,
     /// Variant that a request without `@` gets.
     pub default: VariantRef,
     /// Alias -> variant, in lower case.

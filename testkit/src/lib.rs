@@ -39,7 +39,7 @@ pub fn onnxruntime() -> PathBuf {
 /// A program of the Python environment.
 pub fn venv_program(name: &str) -> PathBuf {
     let program = root().join(".venv/bin").join(name);
-    assert!(program.is_file(), "{} is missing: run `make setup`", program.display());
+    assert!(program.is_file(), "{} is missing: run `make .venv/.ready-dev`, as `make test` does", program.display());
     program
 }
 

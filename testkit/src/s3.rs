@@ -83,6 +83,8 @@ fn spawn(folder: &Path, config: &Path) -> (Child, u16) {
         weed.arg(format!("-{listener}.port={}", free_port())).arg(format!("-{listener}.port.grpc={}", free_port()));
     }
     weed.arg(format!("-s3.port.grpc={}", free_port()));
+    // Catalogs that nobody asked for, on fixed ports: a second server on the machine would end over them.
+    weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
     weed.stdin(Stdio::piped()).stdout(log.try_clone().expect("a second handle")).stderr(log);
     (weed.spawn().expect("the S3 server starts"), s3)
 }

@@ -40,6 +40,8 @@ struct Version {
     pooling: String,
     embedding_space: String,
     #[serde(default)]
+    seeded: bool,
+    #[serde(default)]
     license: Option<String>,
     #[serde(default)]
     variants: Vec<Variant>,
@@ -129,6 +131,9 @@ fn describe(model: &Model) -> String {
         let license = it.license.as_ref().map(|it| format!(", licence {it}")).unwrap_or_default();
         text.push(format!("version {}: {} dimensions, {} tokens, {} pooling{license}", it.name, it.dimension, it.max_tokens, it.pooling));
         text.push(format!("  embedding space {}", it.embedding_space));
+        if it.seeded {
+            text.push("  seeded: random weights, for speed and size only; no verdict on quality, no experiments".to_owned());
+        }
     }
     text.push(String::new());
     text.push(artifacts(model));

@@ -4,14 +4,14 @@
 //! evaluation, or an aliased variant without a ready artifact.
 
 use akidb_domain::bundle::{Evaluation, Lineage, Manifest, Step, Verdict};
-use akidb_domain::vocabulary::ArtifactState;
+use akidb_domain::vocabulary::{ArtifactState, Precision};
 use serde_json::json;
 
 use super::find::Place;
 use super::{CatalogError, aliases as alias_rules};
 use crate::change::Change;
 use crate::db::artifacts::{self, ArtifactRow, EvaluationRow, FileRow};
-use crate::db::{Conn, aliases};
+use crate::db::{Conn, aliases, variants};
 
 /// Catalogs the artifact of a manifest; `uris` are of its files, in order.
 pub(crate) async fn add(change: &mut Change, place: &Place, manifest: &Manifest, uris: &[String]) -> Result<ArtifactRow, CatalogError> {
@@ -95,7 +95,7 @@ pub(crate) async fn evaluate(
     evaluation: &Evaluation,
 ) -> Result<(), CatalogError> {
     let lineage: Lineage = serde_json::from_str(&row.lineage).unwrap_or_default();
-    let step = Step::of(&place.variant.precision, lineage.parent_digest.as_deref(), &evaluation.kind);
+    let step = step(change.conn(), place, &lineage, &evaluation.kind).await?;
     let verdict = evaluation.verdict(place.version.seeded, step);
     let (word, reason) = match &verdict {
         Verdict::Passed => ("passed", String::new()),
@@ -113,6 +113,19 @@ pub(crate) async fn evaluate(
         return Ok(());
     }
     write_state(change, place, row, state).await
+}
+
+/// Which gate an artifact has to pass, by what it was made of.
+async fn step(conn: &mut Conn, place: &Place, lineage: &Lineage, kind: &str) -> Result<Step, CatalogError> {
+    let parent = match &lineage.parent_digest {
+        Some(digest) => artifacts::find(conn, digest).await?,
+        None => None,
+    };
+    let same = match parent {
+        Some(row) => Some(variants::path(conn, row.variant_id).await?.model == place.model.name),
+        None => None,
+    };
+    Ok(Step::of(place.variant.precision.parse().unwrap_or(Precision::Int8), lineage, kind, same))
 }
 
 /// Moves an artifact to `ready` or `retired`.

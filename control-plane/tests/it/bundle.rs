@@ -13,13 +13,22 @@ pub(crate) struct Bundle {
     pub(crate) engine: Vec<u8>,
     pub(crate) seeded: bool,
     pub(crate) evaluation: Value,
+    pub(crate) parent: Option<String>,
 }
 
 impl Bundle {
     pub(crate) fn new(model: &str, variant: &str) -> Self {
         let evaluation = json!({"kind": "parity", "n": 16, "mean_cosine": 1.0, "min_cosine": 1.0, "gate": {}, "passed": true});
         let engine = format!("engine of {model} {variant}").into_bytes();
-        Self { model: model.to_owned(), variant: variant.to_owned(), precision: "fp32".to_owned(), engine, seeded: false, evaluation }
+        Self {
+            model: model.to_owned(),
+            variant: variant.to_owned(),
+            precision: "fp32".to_owned(),
+            engine,
+            seeded: false,
+            evaluation,
+            parent: None,
+        }
     }
 
     pub(crate) fn files(&self) -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -43,8 +52,17 @@ impl Bundle {
             "target": {"provider": "portable"},
             "graph": {"inputs": ["input_ids", "attention_mask"], "output": "sentence_embedding"},
             "files": self.files().iter().map(file).collect::<Vec<_>>(),
+            "lineage": {"parent_digest": self.parent},
             "evaluation": self.evaluation,
         })
+    }
+
+    /// A quantized child of the artifact `parent`, with this mean cosine to it.
+    pub(crate) fn int8(model: &str, parent: &str, mean_cosine: f64) -> Self {
+        let evaluation = json!({"kind": "quality", "n": 2_000, "mean_cosine": mean_cosine, "min_cosine": 0.98, "recall_at_10": 0.95,
+                                "gate": {"mean_cosine": 0.5, "recall_at_10": 0.9}, "passed": true});
+        let (precision, parent) = ("int8".to_owned(), Some(parent.to_owned()));
+        Self { precision, evaluation, parent, ..Self::new(model, "int8") }
     }
 
     /// Writes it to a new folder.

@@ -116,8 +116,74 @@ fn seeded_weights_are_ready_and_say_so() {
     let import = app.import_folder(&folder);
     assert_eq!(import["artifact_state"], "ready");
     assert_eq!(app.get("snapshot")["models"][0]["seeded"], true);
-    let artifact = &app.get("models/m")["versions"][0]["variants"][0]["artifacts"][0];
+    let shown = app.get("models/m");
+    assert_eq!(shown["versions"][0]["seeded"], true);
+    let artifact = &shown["versions"][0]["variants"][0]["artifacts"][0];
     assert_eq!(artifact["evaluations"][0]["verdict"], "not_applicable");
+    assert_eq!(artifact["evaluations"][0]["reason"], "seeded");
+
+    // Whatever figures come with a seeded child, they prove nothing and bar nothing from serving.
+    let child = Bundle { seeded: true, ..Bundle::int8("m", artifact["digest"].as_str().unwrap(), 0.2) };
+    let (state, verdict, reason) = gate(&app, &child);
+    assert_eq!((state.as_str(), verdict.as_str(), reason.as_str()), ("ready", "not_applicable", "seeded"));
+}
+
+/// Imports a bundle; the state of its artifact, and the verdict with its reason.
+fn gate(app: &TestApp, bundle: &Bundle) -> (String, String, String) {
+    let folder = app.folder.path().join(uuid());
+    bundle.write(&folder);
+    let import = app.import_folder(&folder);
+    let (model, digest) = (import["model"].as_str().unwrap(), import["digest"].as_str().unwrap());
+    let shown = app.get(&format!("models/{model}"));
+    let every = shown["versions"].as_array().unwrap().iter().flat_map(|it| it["variants"].as_array().unwrap());
+    let artifact = every.flat_map(|it| it["artifacts"].as_array().unwrap()).find(|it| it["digest"] == digest).unwrap().clone();
+    let newest = &artifact["evaluations"][0];
+    let text = |it: &serde_json::Value| it.as_str().unwrap().to_owned();
+    (text(&artifact["state"]), text(&newest["verdict"]), text(&newest["reason"]))
+}
+
+fn uuid() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+#[test]
+fn each_step_of_a_lineage_has_its_own_gate_and_the_refusal_names_the_figure() {
+    let app = TestApp::start();
+    let root = Bundle::new("teacher", "fp32");
+    assert_eq!(gate(&app, &root).0, "ready");
+    let digest = app.get("models/teacher")["versions"][0]["variants"][0]["artifacts"][0]["digest"].as_str().unwrap().to_owned();
+
+    let (state, verdict, reason) = gate(&app, &Bundle::int8("teacher", &digest, 0.985));
+    assert_eq!((state.as_str(), verdict.as_str()), ("validated", "failed"));
+    assert!(reason.contains("mean_cosine 0.985 is below its gate 0.99"), "{reason}");
+    let snapshot = app.get("snapshot");
+    let variants = snapshot["models"][0]["variants"].as_array().unwrap();
+    assert!(variants.iter().all(|it| it["name"] != "int8"), "what is not ready is not served: {snapshot}");
+    let bad = app.get("models/teacher")["versions"][0]["variants"][1]["artifacts"][0]["digest"].as_str().unwrap().to_owned();
+    let path = format!("models/teacher/versions/1/variants/int8/artifacts/{bad}/state");
+    let refusal = app.call("PUT", &path, Some(&json!({"state": "ready"}))).refused(422, "invalid");
+    assert!(refusal.contains("mean_cosine 0.985 is below its gate 0.99"), "{refusal}");
+
+    let mut better = Bundle::int8("teacher", &digest, 0.997);
+    better.evaluation["recall_at_10"] = 0.85.into();
+    let (_, verdict, reason) = gate(&app, &better);
+    assert!(verdict == "failed" && reason.contains("recall_at_10 0.85 is below its gate 0.9"), "{reason}");
+    better.evaluation["recall_at_10"] = 0.95.into();
+    assert_eq!(gate(&app, &better).0, "ready", "the same artifact, proven again");
+
+    // A student is a model of its own: its parent is the teacher, its gate the one that it states.
+    let distilled = json!({"kind": "distillation", "n": 2_000, "mean_cosine": 0.94, "gate": {"mean_cosine": 0.93}, "passed": true});
+    let student = Bundle { parent: Some(digest.clone()), evaluation: distilled.clone(), ..Bundle::new("student", "fp32") };
+    assert_eq!(gate(&app, &student).0, "ready");
+    let weak =
+        Bundle { evaluation: json!({"kind": "distillation", "n": 2_000, "mean_cosine": 0.92, "gate": {"mean_cosine": 0.93}}), ..student };
+    let weak = Bundle { model: "weak".into(), engine: b"weak".to_vec(), ..weak };
+    let (_, _, reason) = gate(&app, &weak);
+    assert!(reason.contains("mean_cosine 0.92 is below its gate 0.93"), "{reason}");
+    // Nothing of the teacher's own model gets through as its student.
+    let posing = Bundle { parent: Some(digest), evaluation: distilled, ..Bundle::new("teacher", "fp32-b") };
+    let (state, _, reason) = gate(&app, &posing);
+    assert!(state == "validated" && reason.contains("below its gate 0.99"), "{reason}");
 }
 
 #[test]

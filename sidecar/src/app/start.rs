@@ -105,6 +105,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         batcher: batcher.clone(),
         tokenizers: TokenizerPool::start(config.runtime.threads)?,
         metrics: metrics.clone(),
+        telemetry: telemetry.clone(),
         clock,
         state: config.storage.state.clone(),
         threads: config.runtime.threads,

@@ -4,13 +4,14 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
 
 use super::EngineId;
 use super::queue::{Batch, Outcome, Overhead, Queue, Step};
-use crate::engine::{Engine, EngineError, TokenBatch};
+use crate::engine::{Engine, EngineError, TokenBatch, checked};
 use crate::metrics::Metrics;
 use crate::telemetry::{BatchDone, Observation, Telemetry};
 use crate::traces::{self, BatchFacts};
@@ -49,9 +50,7 @@ impl Executor {
                     let _ = install.done.send(());
                 }
                 Step::Remove(id, done) => {
-                    self.engines.remove(&id);
-                    // Who asked may have left.
-                    let _ = done.send(());
+                    self.let_go(id, done);
                 }
                 Step::Overhead(overhead) => self.overhead(overhead),
                 Step::Batch(batch) => self.batch(&batch),
@@ -90,7 +89,7 @@ impl Executor {
     /// once the shutdown has given up.
     fn vectors(&mut self, batch: &Batch, part: Range<usize>, retries: &mut usize) -> Vec<Result<Vec<f32>, Arc<str>>> {
         fill(&mut self.tensors, &batch.texts[part.clone()]);
-        let error = match run(&mut self.engines, batch.cut.engine, &self.tensors) {
+        let error = match run(&mut self.engines, batch.cut.engine, &self.tensors, |it, batch| it.run(batch)) {
             Ok((flat, dimension)) => return flat.chunks_exact(dimension.max(1)).map(|it| Ok(it.to_vec())).collect(),
             Err(error) => error,
         };
@@ -105,35 +104,45 @@ impl Executor {
         vectors
     }
 
+    /// Freeing an engine's memory takes milliseconds that a request would wait: on a thread of its own.
+    fn let_go(&mut self, id: EngineId, done: oneshot::Sender<()>) {
+        let engine = self.engines.remove(&id);
+        let gone = std::thread::Builder::new().name("engine-drop".into()).spawn(move || {
+            drop(engine);
+            // Who asked may have left.
+            let _ = done.send(());
+        });
+        if let Err(error) = gone {
+            tracing::warn!(%error, "no thread to free an engine's memory; it was freed between batches");
+        }
+    }
+
     fn overhead(&mut self, overhead: Overhead) {
-        let Overhead { engine, batch, cause, model, variant, done } = overhead;
+        let Overhead { engine, batch, cause, model, variant, yields, done } = overhead;
         if done.is_closed() {
-            return;
+            return self.queue.overhead_finished(Duration::ZERO);
         }
         let from = Instant::now();
-        let result = run(&mut self.engines, engine, &batch).map(|it| it.0);
+        let result = run(&mut self.engines, engine, &batch, |it, batch| if yields { it.run_yielding(batch) } else { it.run(batch) });
         let to = Instant::now();
         self.telemetry.observe(Observation::Overhead { cause, model, variant, from, to });
         self.metrics.overhead(cause, to - from);
         self.queue.overhead_finished(to - from);
         // Who asked may have left.
-        drop(done.send(result.map(|it| (it, to - from))));
+        drop(done.send(result.map(|it| (it.0, to - from))));
     }
 }
 
 /// Vectors and their length.
-fn run(engines: &mut HashMap<EngineId, Box<dyn Engine>>, id: EngineId, batch: &TokenBatch) -> Result<(Vec<f32>, usize), EngineError> {
+fn run(
+    engines: &mut HashMap<EngineId, Box<dyn Engine>>,
+    id: EngineId,
+    batch: &TokenBatch,
+    how: impl FnOnce(&mut dyn Engine, &TokenBatch) -> Result<Vec<f32>, EngineError>,
+) -> Result<(Vec<f32>, usize), EngineError> {
     let engine = engines.get_mut(&id).ok_or_else(|| EngineError::Run("the engine is gone".into()))?;
     let dimension = engine.dimension();
-    let result = catch_unwind(AssertUnwindSafe(|| engine.run(batch)));
-    let vectors = result.unwrap_or_else(|_| Err(EngineError::Run("it panicked".into())))?;
-    if vectors.len() != batch.rows * dimension {
-        return Err(EngineError::Run(format!("{} numbers for {} texts of {dimension}", vectors.len(), batch.rows)));
-    }
-    if !vectors.iter().all(|it| it.is_finite()) {
-        return Err(EngineError::Run("a vector holds a number that is not finite".into()));
-    }
-    Ok((vectors, dimension))
+    checked(&mut **engine, batch, how).map(|it| (it, dimension))
 }
 
 /// Texts side by side, padded to the longest.

@@ -18,6 +18,8 @@ use crate::traces::TraceLink;
 
 /// Overhead batches that may wait.
 const MAX_OVERHEADS: usize = 64;
+/// Budgets that are kept for engines to come.
+const MAX_LEARNT: usize = 1_024;
 
 type Answer = Result<Embedded, BatchError>;
 
@@ -51,6 +53,8 @@ pub(super) struct Overhead {
     pub(super) cause: &'static str,
     pub(super) model: String,
     pub(super) variant: String,
+    /// It is given up when a request comes in.
+    pub(super) yields: bool,
     pub(super) done: oneshot::Sender<Result<(Vec<f32>, Duration), EngineError>>,
 }
 
@@ -88,10 +92,14 @@ struct State {
     pending: HashMap<u64, Pending>,
     next_request: u64,
     next_engine: u64,
-    engines: HashMap<EngineId, Option<Stop>>,
+    engines: HashMap<EngineId, Stops>,
+    /// Ends the overhead batch that runs, where it yields.
+    interrupt: Option<Stop>,
     installs: VecDeque<Install>,
     removals: Vec<(EngineId, oneshot::Sender<()>)>,
     overheads: VecDeque<Overhead>,
+    /// Budgets by model and variant.
+    learnt: HashMap<(String, String), usize>,
     /// No more work is taken; what waits at this moment is given up.
     closing: Option<Instant>,
 }
@@ -100,6 +108,14 @@ impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State").field("waiting", &self.policy.waiting()).finish_non_exhaustive()
     }
+}
+
+/// How an engine's batches are ended.
+struct Stops {
+    /// Every one, for good.
+    stop: Option<Stop>,
+    /// One that yields.
+    interrupt: Option<Stop>,
 }
 
 /// A request on its way.
@@ -137,9 +153,11 @@ impl Queue {
             next_request: 0,
             next_engine: 0,
             engines: HashMap::new(),
+            interrupt: None,
             installs: VecDeque::new(),
             removals: Vec::new(),
             overheads: VecDeque::new(),
+            learnt: HashMap::new(),
             closing: None,
         };
         Self { state: Mutex::new(state), changed: Condvar::new(), config, metrics, ended: watch::channel(false).0 }
@@ -156,7 +174,7 @@ impl Queue {
         let id = EngineId(state.next_engine);
         state.next_engine += 1;
         if state.closing.is_none() {
-            state.engines.insert(id, engine.stop());
+            state.engines.insert(id, Stops { stop: engine.stop(), interrupt: engine.interrupt() });
             state.installs.push_back(Install { id, engine, done });
             self.changed.notify_one();
         }
@@ -223,7 +241,11 @@ impl Queue {
         pending.metrics.queue_depth.add(pending.left as i64);
         state.pending.insert(request, pending);
         state.policy.push(now, Ask { request, lane: key, engine: work.engine, app: work.app, lengths, deadline: work.deadline });
+        let interrupt = state.interrupt.take();
         drop(state);
+        if let Some(interrupt) = interrupt {
+            interrupt();
+        }
         self.changed.notify_one();
         Ok((Ticket { queue: self.clone(), request }, answered))
     }
@@ -281,11 +303,27 @@ impl Queue {
         self.lock().policy.probed(engine, tokens, took);
     }
 
-    pub(super) fn set_budget(&self, engine: EngineId, tokens: usize) {
+    /// Sets a budget, and keeps it for the next engine of this model and variant.
+    pub(super) fn learnt_budget(&self, engine: EngineId, tokens: usize, model: &str, variant: &str) {
         let mut state = self.lock();
         if state.engines.contains_key(&engine) {
             state.policy.set_budget(engine, tokens);
         }
+        if state.learnt.len() >= MAX_LEARNT {
+            state.learnt.clear();
+        }
+        state.learnt.insert((model.to_owned(), variant.to_owned()), tokens);
+    }
+
+    /// Gives an engine the budget of the last one of its model: of its own variant (true), else of another, until it has its own.
+    pub(super) fn take_over_budget(&self, engine: EngineId, model: &str, variant: &str) -> bool {
+        let mut state = self.lock();
+        let same = state.learnt.get(&(model.to_owned(), variant.to_owned())).copied();
+        let other = || state.learnt.iter().find(|(key, _)| key.0 == model).map(|it| *it.1);
+        if let Some(tokens) = same.or_else(other) {
+            state.policy.set_budget(engine, tokens);
+        }
+        same.is_some()
     }
 
     pub(super) fn budget(&self, engine: EngineId) -> usize {
@@ -307,14 +345,16 @@ impl Queue {
 
     /// Stops what runs, where an engine can be stopped; for good.
     pub(super) fn stop_engines(&self) {
-        let stops: Vec<Stop> = self.lock().engines.values().flatten().cloned().collect();
+        let stops: Vec<Stop> = self.lock().engines.values().filter_map(|it| it.stop.clone()).collect();
         for stop in stops {
             stop();
         }
     }
 
     pub(super) fn overhead_finished(&self, took: Duration) {
-        self.lock().policy.overhead_finished(took);
+        let mut state = self.lock();
+        state.interrupt = None;
+        state.policy.overhead_finished(took);
     }
 
     pub(super) fn close(&self, deadline: Instant) {
@@ -354,8 +394,11 @@ impl State {
             return (Some(Step::End), None);
         }
         if self.policy.overhead_allowed()
-            && let Some(overhead) = self.overheads.pop_front()
+            && let Some(mut overhead) = self.overheads.pop_front()
         {
+            // Where requests wait already it is its turn, and it runs to its end.
+            self.interrupt = self.engines.get(&overhead.engine).and_then(|it| it.interrupt.clone()).filter(|_| self.policy.waiting() == 0);
+            overhead.yields = self.interrupt.is_some();
             return (Some(Step::Overhead(overhead)), None);
         }
         match self.policy.next(now) {

@@ -18,11 +18,18 @@ struct Stub {
     go: Receiver<Result<(), String>>,
     batches: Arc<Mutex<Vec<TokenBatch>>>,
     stopped: Arc<AtomicBool>,
+    interrupted: Arc<AtomicBool>,
 }
 
+/// What [`Stub::wait`] says of an interrupted batch.
+const INTERRUPTED: &str = "interrupted";
+
 impl Stub {
-    fn wait(&self) -> Result<(), String> {
+    fn wait(&self, yields: bool) -> Result<(), String> {
         loop {
+            if yields && self.interrupted.swap(false, Ordering::Relaxed) {
+                return Err(INTERRUPTED.into());
+            }
             match self.go.recv_timeout(Duration::from_millis(5)) {
                 Ok(result) => return result,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -31,19 +38,33 @@ impl Stub {
             }
         }
     }
-}
 
-impl Engine for Stub {
-    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+    fn answer(&self, batch: &TokenBatch, yields: bool) -> Result<Vec<f32>, EngineError> {
         self.batches.lock().unwrap().push(batch.clone());
         if batch.ids.contains(&i64::from(POISON)) {
             return Err(EngineError::Run("poison".into()));
         }
-        match self.wait() {
+        match self.wait(yields) {
             Err(cause) if cause == "panic" => panic!("as told"),
+            Err(cause) if cause == INTERRUPTED => Err(EngineError::Interrupted),
             Err(cause) => Err(EngineError::Run(cause)),
             Ok(()) => Ok(batch.ids.chunks(batch.tokens).map(|it| it[0] as f32).collect()),
         }
+    }
+}
+
+impl Engine for Stub {
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        self.answer(batch, false)
+    }
+
+    fn run_yielding(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        self.answer(batch, true)
+    }
+
+    fn interrupt(&self) -> Option<Stop> {
+        let interrupted = self.interrupted.clone();
+        Some(Arc::new(move || interrupted.store(true, Ordering::Relaxed)))
     }
 
     fn dimension(&self) -> usize {
@@ -74,7 +95,8 @@ impl Rig {
         let (batcher, _thread) = Batcher::start(config, telemetry, Metrics::new().unwrap()).unwrap();
         let (go, receiver) = channel();
         let ran = Arc::new(Mutex::new(Vec::new()));
-        let engine = batcher.install(Box::new(Stub { go: receiver, batches: ran.clone(), stopped: Arc::default() })).await;
+        let stub = Stub { go: receiver, batches: ran.clone(), stopped: Arc::default(), interrupted: Arc::default() };
+        let engine = batcher.install(Box::new(stub)).await;
         Self { batcher, engine, go, batches: ran, _observations: observations }
     }
 
@@ -220,7 +242,21 @@ async fn overhead_runs_when_nothing_waits() {
     let rig = Rig::start(BatcherConfig::default()).await;
     rig.go.send(Ok(())).unwrap();
     let batch = TokenBatch { rows: 1, tokens: 2, ids: vec![5, 6], mask: vec![1, 1] };
-    assert_eq!(rig.batcher.run_overhead(rig.engine, batch, "warmup", "m", "fp32").await.unwrap(), [5.0]);
+    assert_eq!(rig.batcher.run_overhead(rig.engine, batch, "warmup", "m", "fp32").await.unwrap().0, [5.0]);
+}
+
+#[tokio::test]
+async fn overhead_makes_room_for_a_request() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    let (batcher, engine) = (rig.batcher.clone(), rig.engine);
+    let batch = TokenBatch { rows: 1, tokens: 2, ids: vec![5, 6], mask: vec![1, 1] };
+    let overhead = tokio::spawn(async move { batcher.run_overhead(engine, batch, "warmup", "m", "fp32").await });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(rig.ran(), 1);
+    let request = rig.submit(&[&[7]]).await;
+    assert!(matches!(overhead.await.unwrap(), Err(EngineError::Interrupted)));
+    rig.go.send(Ok(())).unwrap();
+    assert_eq!(request.await.unwrap().unwrap().vectors, [[7.0]]);
 }
 
 #[tokio::test]
@@ -274,4 +310,18 @@ async fn a_budget_is_learnt_unless_it_is_pinned() {
         let budget = rig.batcher.learn_budget(rig.engine, "m", "fp32", 256).await;
         assert_eq!((budget != 77, rig.ran() > 0), (learn_budget, learn_budget), "{budget}");
     }
+}
+
+#[tokio::test]
+async fn the_next_engine_of_a_variant_takes_its_budget_over() {
+    let mut rig = Rig::start(BatcherConfig::default()).await;
+    rig.go = channel().0;
+    let budget = rig.batcher.learn_budget(rig.engine, "m", "fp32", 256).await;
+    let (_go, receiver) = channel();
+    let ran = Arc::new(Mutex::new(Vec::new()));
+    // It would never answer a batch.
+    let stub = Stub { go: receiver, batches: ran.clone(), stopped: Arc::default(), interrupted: Arc::default() };
+    let next = rig.batcher.install(Box::new(stub)).await;
+    assert_eq!(rig.batcher.learn_budget(next, "m", "fp32", 256).await, budget);
+    assert!(ran.lock().unwrap().is_empty());
 }

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use akidb_domain::vocabulary::ExecutionProvider;
-use ort::environment::Environment;
+use ort::environment::{Environment, ThreadManager};
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{RunOptions, Session};
 use ort::value::{Outlet, TensorElementType, TensorRef, ValueType};
 
+use super::workers::{Busy, Gate, Workers};
 use super::{Engine, EngineError, EngineSpec, Stop, TokenBatch};
 
 /// ONNX Runtime knows one library and one environment a process, so this is the one global of the crate.
@@ -46,12 +47,51 @@ impl Runtime {
 
 /// Loads a graph and checks its inputs and outputs.
 pub fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
-    let environment = ENVIRONMENT.get().ok_or_else(|| EngineError::Runtime("its library is not loaded yet".into()))?;
-    let session = builder(environment, spec)?.commit_from_file(&spec.path).map_err(|it| EngineError::Load(it.to_string()))?;
-    check_inputs(session.inputs(), &spec.graph.inputs)?;
-    check_output(session.outputs(), &spec.graph.output, spec.dimension)?;
-    let options = RunOptions::new().map_err(|it| EngineError::Load(it.to_string()))?;
-    Ok(Box::new(OnnxEngine { session, spec: spec.clone(), options: Arc::new(options), zeros: Vec::new() }))
+    let mut engine = Loader::new(spec)?.load()?;
+    engine.unpark();
+    Ok(engine)
+}
+
+/// A load in two steps: the engine's threads get the priority of who makes this, the work of loading has that of who calls
+/// [`Loader::load`].
+pub struct Loader {
+    spec: EngineSpec,
+    workers: Workers,
+}
+
+impl Loader {
+    /// Starts the engine's threads, parked.
+    pub fn new(spec: &EngineSpec) -> Result<Self, EngineError> {
+        // The thread that runs the engine is one of them.
+        let workers = Workers::start(spec.threads.max(1) - 1).map_err(|it| EngineError::Load(format!("its threads: {it}")))?;
+        Ok(Self { spec: spec.clone(), workers })
+    }
+
+    /// Loads the graph and checks its inputs and outputs. The engine is parked until [`Engine::unpark`].
+    pub fn load(self) -> Result<Box<dyn Engine>, EngineError> {
+        let Self { spec, workers } = self;
+        let gate = workers.gate();
+        let environment = ENVIRONMENT.get().ok_or_else(|| EngineError::Runtime("its library is not loaded yet".into()))?;
+        let builder = builder(environment, &spec)?.with_thread_manager(workers).map_err(|it| EngineError::Load(it.to_string()))?;
+        let session = { builder }.commit_from_file(&spec.path).map_err(|it| EngineError::Load(it.to_string()))?;
+        check_inputs(session.inputs(), &spec.graph.inputs)?;
+        check_output(session.outputs(), &spec.graph.output, spec.dimension)?;
+        let options = || RunOptions::new().map(Arc::new).map_err(|it| EngineError::Load(it.to_string()));
+        let yielding = Yielding { options: options()?, called: Arc::default() };
+        Ok(Box::new(OnnxEngine { session, spec, options: options()?, yielding, zeros: Vec::new(), gate }))
+    }
+}
+
+impl ThreadManager for Workers {
+    type Thread = Busy;
+
+    fn create(&self, work: impl FnOnce() + Send + 'static) -> ort::Result<Busy> {
+        self.take(Box::new(work)).map_err(|it| ort::Error::new(it.to_string()))
+    }
+
+    fn join(thread: Busy) -> ort::Result<()> {
+        thread.join().map_err(|it| ort::Error::new(it.to_string()))
+    }
 }
 
 fn builder(environment: &Environment, spec: &EngineSpec) -> Result<SessionBuilder, EngineError> {
@@ -141,11 +181,21 @@ struct OnnxEngine {
     spec: EngineSpec,
     /// Shared with whoever stops it.
     options: Arc<RunOptions>,
+    yielding: Yielding,
     zeros: Vec<i64>,
+    /// Before its threads.
+    gate: Gate,
 }
 
-impl Engine for OnnxEngine {
-    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+/// What batches that may be interrupted run with.
+struct Yielding {
+    options: Arc<RunOptions>,
+    /// Whether `options` are terminated.
+    called: Arc<Mutex<bool>>,
+}
+
+impl OnnxEngine {
+    fn run_with(&mut self, batch: &TokenBatch, options: &RunOptions) -> Result<Vec<f32>, EngineError> {
         let (elements, shape) = (batch.rows * batch.tokens, [batch.rows, batch.tokens]);
         if elements == 0 || batch.ids.len() != elements || batch.mask.len() != elements {
             let (ids, mask) = (batch.ids.len(), batch.mask.len());
@@ -165,7 +215,7 @@ impl Engine for OnnxEngine {
             };
             inputs.push((name.as_str(), TensorRef::from_array_view((shape, values.as_slice())).map_err(fail)?));
         }
-        let outputs = self.session.run_with_options(inputs, &*self.options).map_err(fail)?;
+        let outputs = self.session.run_with_options(inputs, options).map_err(fail)?;
         let output = outputs.get(&self.spec.graph.output).ok_or_else(|| EngineError::Run("the output is missing".into()))?;
         let (shape, vectors) = output.try_extract_tensor::<f32>().map_err(fail)?;
         if vectors.len() != batch.rows * self.spec.dimension {
@@ -174,6 +224,35 @@ impl Engine for OnnxEngine {
         }
         Ok(vectors.to_vec())
     }
+}
+
+impl Engine for OnnxEngine {
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        let options = self.options.clone();
+        self.run_with(batch, &options)
+    }
+
+    fn run_yielding(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        let options = self.yielding.options.clone();
+        let result = self.run_with(batch, &options);
+        let mut called = self.yielding.called.lock().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::take(&mut *called) {
+            return result;
+        }
+        options.unterminate().map_err(|it| EngineError::Run(it.to_string()))?;
+        result.map_err(|_| EngineError::Interrupted)
+    }
+
+    fn interrupt(&self) -> Option<Stop> {
+        let (options, called) = (self.yielding.options.clone(), self.yielding.called.clone());
+        Some(Arc::new(move || {
+            let mut called = called.lock().unwrap_or_else(PoisonError::into_inner);
+            *called = true;
+            if let Err(error) = options.terminate() {
+                tracing::warn!(%error, "a batch could not be interrupted");
+            }
+        }))
+    }
 
     fn dimension(&self) -> usize {
         self.spec.dimension
@@ -181,6 +260,10 @@ impl Engine for OnnxEngine {
 
     fn provider(&self) -> ExecutionProvider {
         self.spec.provider
+    }
+
+    fn unpark(&mut self) {
+        self.gate.open();
     }
 
     fn stop(&self) -> Option<Stop> {

@@ -150,7 +150,7 @@ impl From<RouteError> for ApiError {
         let message = error.to_string();
         match error {
             RouteError::UnknownModel { .. } => Self::UnknownModel(message),
-            RouteError::UnknownVariant { .. } => Self::UnknownVariant(message),
+            RouteError::UnknownVariant { .. } | RouteError::NotForHere { .. } => Self::UnknownVariant(message),
             RouteError::NotReady { .. } | RouteError::NoModel => Self::NotReady(message),
         }
     }

@@ -29,6 +29,8 @@ struct ModelEntry {
     max_tokens: u32,
     /// Only vectors with the same id may be compared.
     embedding_space: String,
+    /// Random weights: for speed and size only, its vectors mean nothing.
+    seeded: bool,
     /// Variant that a request without `@` gets.
     default_variant: String,
     /// Its number format; null while it is not known.
@@ -79,6 +81,7 @@ fn model(model: &Model) -> ModelEntry {
         dimension: model.dimension,
         max_tokens: model.max_tokens,
         embedding_space: model.embedding_space.clone(),
+        seeded: model.seeded,
         default_variant: model.default.variant.clone(),
         default_precision: default.map(|it| it.precision.as_str()),
         variants: model.variants.iter().map(variant).collect(),

@@ -1,7 +1,7 @@
 //! One artifact's way to serving: pull, verify, load, warm up, prove. Enters: an artifact. Leaves: a [`Live`] engine, or one sentence
 //! that names the artifact and the cause. Never: an engine whose answers were not compared with its reference vectors.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +14,14 @@ use tokio::time::{Instant, timeout_at};
 use super::marker::Markers;
 use super::memory;
 use super::owner::RoomAsk;
+use super::proof::{Proof, Proven};
 use crate::artifacts::{ArtifactError, Artifacts, View};
 use crate::batcher::{Batcher, EngineId};
 use crate::clock::Clock;
-use crate::engine::{EngineError, EngineSpec, TokenBatch, onnx};
+use crate::engine::{Engine, EngineError, EngineSpec, TokenBatch};
 use crate::metrics::Metrics;
 use crate::serving::{Residence, VariantState};
+use crate::telemetry::{Observation, Telemetry};
 use crate::tokenizer::{Tokenizer, TokenizerPool};
 
 /// What every activation needs; cheap to clone.
@@ -33,6 +35,8 @@ pub struct Parts {
     pub tokenizers: TokenizerPool,
     /// Metrics.
     pub metrics: Metrics,
+    /// Where the device time of loads is told.
+    pub telemetry: Telemetry,
     /// Time.
     pub clock: Clock,
     /// Where activation markers and the last good artifacts are noted.
@@ -65,6 +69,15 @@ pub(crate) struct Job {
     pub(crate) card: ServedModel,
     pub(crate) variant: String,
     pub(crate) precision: Precision,
+}
+
+/// What goes on beside a job.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings {
+    /// There is something else to serve, so one death is enough.
+    pub(crate) spared: bool,
+    /// Some engine serves already: the load makes room for it.
+    pub(crate) beside: bool,
 }
 
 /// Why an artifact does not serve. Each message names it.
@@ -121,17 +134,17 @@ impl Turns {
 }
 
 impl Job {
-    /// Brings the artifact up. `tell` gets its state as it changes. `spared`: there is something else to serve, so one death is enough.
+    /// Brings the artifact up. `tell` gets its state as it changes.
     pub(crate) async fn run(
         &self,
         parts: &Parts,
         turns: &Turns,
-        spared: bool,
+        around: Surroundings,
         tell: &(dyn Fn(VariantState) + Send + Sync),
     ) -> Result<Live, ActivationError> {
         let markers = Markers::open(&parts.state).map_err(|e| self.load_error(format!("activation markers: {e}")))?;
         let final_one = markers.quarantined(&self.artifact.digest);
-        if final_one || (spared && markers.suspected(&self.artifact.digest)) {
+        if final_one || (around.spared && markers.suspected(&self.artifact.digest)) {
             let marker = parts.state.join("activations").join(&self.artifact.digest).display().to_string();
             return Err(ActivationError::Quarantined { artifact: self.name(), marker, final_one });
         }
@@ -147,14 +160,9 @@ impl Job {
         let mark = Mark::begin(markers, &self.artifact.digest).map_err(|e| self.load_error(format!("activation marker: {e}")))?;
         let before = memory::resident();
         let until = Instant::now() + parts.load_timeout;
-        let slow = |_| ActivationError::Slow { artifact: self.name(), limit: parts.load_timeout };
-        let (engine, tokenizer, reference) = timeout_at(until, self.load(parts, files.folder.clone())).await.map_err(slow)??;
+        let proven = timeout_at(until, self.prove(parts, &files.folder, around.beside)).await;
+        let (engine, tokenizer) = proven.map_err(|_| ActivationError::Slow { artifact: self.name(), limit: parts.load_timeout })??;
         let engine = parts.batcher.install(engine).await;
-        let proven = timeout_at(until, self.prove(parts, engine, &tokenizer, &reference)).await.map_err(slow);
-        if let Err(error) = proven.and_then(|it| it) {
-            parts.batcher.remove(engine).await;
-            return Err(error);
-        }
         let budget = parts.batcher.learn_budget(engine, &self.card.name, &self.variant, self.card.max_tokens as usize).await;
         tracing::info!(artifact = self.name(), max_batch_tokens = budget, "proven");
         drop(mark);
@@ -163,62 +171,43 @@ impl Job {
         Ok(Live { tokenizer, engine, loaded_at_ns: parts.clock.now_ns(), residence, _files: files })
     }
 
-    /// Reads the files on a thread that may block. Its priority stays normal: the runtime's own threads would inherit a lower one.
-    async fn load(&self, parts: &Parts, folder: PathBuf) -> Result<Loaded, ActivationError> {
-        let (job, parts) = (self.clone(), parts.clone());
-        let work = move || job.read(&parts, &folder);
-        tokio::task::spawn_blocking(work).await.map_err(|e| self.load_error(e.to_string()))?
-    }
-
-    fn read(&self, parts: &Parts, folder: &std::path::Path) -> Result<Loaded, ActivationError> {
-        let path = |role: FileRole| {
-            let file = self.artifact.files.iter().find(|it| it.file.role == role);
-            file.map(|it| folder.join(&it.file.path)).ok_or_else(|| self.load_error(format!("it has no {role} file")))
-        };
-        let tokenizer =
-            Tokenizer::load(&path(FileRole::Tokenizer)?, self.card.max_tokens, &parts.tokenizers).map_err(|e| self.load_error(e))?;
-        let reference = std::fs::read(path(FileRole::Reference)?).map_err(|e| self.load_error(format!("reference.json: {e}")))?;
-        let reference = Reference::parse(&reference, self.card.dimension).map_err(|e: ReferenceError| self.load_error(e))?;
+    /// Loads the engine, runs its reference texts and compares.
+    async fn prove(&self, parts: &Parts, folder: &Path, beside: bool) -> Result<(Box<dyn Engine>, Tokenizer), ActivationError> {
+        let (job, pool, folder) = (self.clone(), parts.tokenizers.clone(), folder.to_owned());
+        let read = tokio::task::spawn_blocking(move || job.read(&pool, &folder));
+        let (path, tokenizer, reference) = read.await.map_err(|e| self.load_error(e))??;
+        let encoded = tokenizer.encode(reference.texts.clone(), true).await.map_err(|e| self.load_error(e))?;
+        let ids: Vec<Vec<u32>> = encoded.into_iter().map(|it| it.ids).collect();
         let spec = EngineSpec {
-            path: path(FileRole::Engine)?,
+            path,
             graph: self.artifact.graph.clone(),
             dimension: self.card.dimension as usize,
             provider: parts.provider,
             threads: parts.threads,
         };
-        let engine = onnx::load(&spec).map_err(|e: EngineError| self.load_error(e))?;
-        Ok((engine, tokenizer, reference))
-    }
-
-    /// Warm-up, then parity.
-    async fn prove(&self, parts: &Parts, engine: EngineId, tokenizer: &Tokenizer, reference: &Reference) -> Result<(), ActivationError> {
-        let encoded = tokenizer.encode(reference.texts.clone(), true).await.map_err(|e| self.load_error(e))?;
-        let ids: Vec<Vec<u32>> = encoded.into_iter().map(|it| it.ids).collect();
-        let batches = batches(&ids);
-        for (_, batch) in batches.iter().take(2) {
-            self.overhead(parts, engine, batch, "warmup").await?;
-        }
-        let mut vectors = vec![Vec::new(); ids.len()];
-        for (texts, batch) in &batches {
-            let got = self.overhead(parts, engine, batch, "parity").await?;
-            for (text, vector) in texts.iter().zip(got.chunks(self.card.dimension.max(1) as usize)) {
-                vectors[*text] = vector.to_vec();
-            }
-        }
+        let (telemetry, metrics) = (parts.telemetry.clone(), parts.metrics.clone());
+        let (model, variant) = (self.card.name.clone(), self.variant.clone());
+        let tell = move |cause, device| {
+            metrics.overhead(cause, device);
+            telemetry.observe(Observation::Beside { cause, model: model.clone(), variant: variant.clone(), device });
+        };
+        let proof = Proof { spec, batches: batches(&ids), texts: ids.len(), beside, tell: Arc::new(tell) };
+        let Proven { engine, vectors } = proof.run().await.map_err(|e: EngineError| self.load_error(e))?;
         let same_provider = parts.provider == ExecutionProvider::Cpu;
         let (got, gate) = (reference.min_cosine(&vectors), parity_gate(self.precision, same_provider));
-        if got >= gate { Ok(()) } else { Err(ActivationError::Parity { artifact: self.name(), got, gate }) }
+        if got >= gate { Ok((engine, tokenizer)) } else { Err(ActivationError::Parity { artifact: self.name(), got, gate }) }
     }
 
-    async fn overhead(
-        &self,
-        parts: &Parts,
-        engine: EngineId,
-        batch: &TokenBatch,
-        cause: &'static str,
-    ) -> Result<Vec<f32>, ActivationError> {
-        let run = parts.batcher.run_overhead(engine, batch.clone(), cause, &self.card.name, &self.variant);
-        run.await.map_err(|e| self.load_error(e))
+    /// The engine's file, the tokenizer and the reference vectors; on a thread that may block.
+    fn read(&self, pool: &TokenizerPool, folder: &Path) -> Result<(PathBuf, Tokenizer, Reference), ActivationError> {
+        let path = |role: FileRole| {
+            let file = self.artifact.files.iter().find(|it| it.file.role == role);
+            file.map(|it| folder.join(&it.file.path)).ok_or_else(|| self.load_error(format!("it has no {role} file")))
+        };
+        let tokenizer = Tokenizer::load(&path(FileRole::Tokenizer)?, self.card.max_tokens, pool).map_err(|e| self.load_error(e))?;
+        let reference = std::fs::read(path(FileRole::Reference)?).map_err(|e| self.load_error(format!("reference.json: {e}")))?;
+        let reference = Reference::parse(&reference, self.card.dimension).map_err(|e: ReferenceError| self.load_error(e))?;
+        Ok((path(FileRole::Engine)?, tokenizer, reference))
     }
 
     pub(crate) fn name(&self) -> String {
@@ -233,8 +222,6 @@ impl Job {
         ActivationError::Load { artifact: self.name(), cause: format!("{cause}") }
     }
 }
-
-type Loaded = (Box<dyn crate::engine::Engine>, Tokenizer, Reference);
 
 /// An activation marker; cleared when dropped: only a process that died leaves it behind.
 struct Mark {
@@ -255,7 +242,7 @@ impl Drop for Mark {
     }
 }
 
-/// Texts of similar length together, at most this many tokens a batch: small, because requests wait while one runs.
+/// Texts of similar length together, at most this many tokens a batch.
 const BATCH_TOKENS: usize = 128;
 
 /// Rectangular batches of texts, shortest first, each with the places of its texts.

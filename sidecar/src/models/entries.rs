@@ -60,7 +60,10 @@ pub async fn resolve(models: &Models, machine: Machine, bundles: &Bundles, stric
 }
 
 async fn read(index: usize, entry: &Entry, machine: Machine, bundles: &Bundles) -> Read {
-    let found = match bundles.read(&entry.path).await {
+    let found = bundles.read(&entry.path).await;
+    // What a bundle says of itself holds though it cannot be served here.
+    let card = found.as_ref().ok().map(|it| it.manifest.variant.clone());
+    let outcome = match found {
         Err(error) if is_tensorrt_file(entry.path.name()) && !error.is_about_manifest() => Err(format!(
             "`{}` is a TensorRT engine; this machine serves `{}` only (set `fallback = true` to let a portable variant stand in)",
             entry.path.name(),
@@ -69,9 +72,9 @@ async fn read(index: usize, entry: &Entry, machine: Machine, bundles: &Bundles) 
         found => found.map_err(|error| error.to_string()).and_then(|bundle| fits_entry(bundle, entry, machine)),
     };
     let stated = entry.precision.map(|it| it.to_string());
-    let variant = entry.variant.clone().or_else(|| found.as_ref().ok().map(|it| it.manifest.variant.name.clone())).or(stated);
-    let precision = found.as_ref().ok().map(|it| it.manifest.variant.precision).or(entry.precision).unwrap_or(Precision::Fp32);
-    Read { entry: entry.clone(), index, variant: variant.unwrap_or_else(|| "unknown".into()), precision, outcome: found }
+    let variant = entry.variant.clone().or_else(|| card.as_ref().map(|it| it.name.clone())).or(stated);
+    let precision = card.map(|it| it.precision).or(entry.precision).unwrap_or(Precision::Fp32);
+    Read { entry: entry.clone(), index, variant: variant.unwrap_or_else(|| "unknown".into()), precision, outcome }
 }
 
 /// What an entry says must be what its bundle says, and the bundle must fit the machine.
@@ -86,7 +89,7 @@ fn fits_entry(mut bundle: Bundle, entry: &Entry, machine: Machine) -> Result<Bun
     if let Some(stated) = entry.precision.filter(|it| *it != manifest.variant.precision) {
         return Err(format!("the entry says precision `{stated}`, its bundle `{}`", manifest.variant.precision));
     }
-    if let Some(why) = machine.refuses(&bundle.artifact) {
+    if let Some(why) = machine.refuses(manifest.variant.precision, &bundle.artifact) {
         let name = entry.path.name();
         return Err(format!("`{name}` {why} (set `fallback = true` to let a portable variant stand in)"));
     }
@@ -111,7 +114,7 @@ async fn choose(read: &Read, all: &[Read], machine: Machine, bundles: &Bundles) 
     candidates.extend(bundles.siblings(&read.entry.path, &read.entry.name).await);
     let good = |it: &Bundle| {
         it.manifest.target.provider == TargetProvider::Portable
-            && machine.refuses(&it.artifact).is_none()
+            && machine.refuses(it.manifest.variant.precision, &it.artifact).is_none()
             && akidb_domain::vocabulary::canonical_model(&it.manifest.model.name) == read.entry.model()
             && read.entry.dimension.is_none_or(|stated| stated == it.manifest.model.dimension)
     };

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::activate::{ActivationError, Job, Live, Parts, Turns};
+use super::activate::{ActivationError, Job, Live, Parts, Surroundings, Turns};
 use super::demand::Want;
 use super::last_good::{Good, LastGood};
 use super::marker::Markers;
@@ -141,14 +141,14 @@ impl Owner {
     }
 
     fn start(&mut self, digest: &str) {
-        let something_else_serves = self.something_else_serves(digest);
+        let around = Surroundings { spared: self.something_else_serves(digest), beside: self.slots.values().any(|it| it.live.is_some()) };
         let Some(slot) = self.slots.get_mut(digest) else { return };
         let (job, parts, turns, news) = (slot.job.clone(), self.parts.clone(), self.turns.clone(), self.news.0.clone());
         let digest = digest.to_owned();
         let task = async move {
             // Full: see `NEWS`.
             let tell = |state| drop(news.try_send((digest.clone(), state)));
-            let outcome = job.run(&parts, &turns, something_else_serves, &tell).await;
+            let outcome = job.run(&parts, &turns, around, &tell).await;
             (digest, outcome)
         };
         slot.retry_at = None;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use akidb_domain::snapshot::{ServedArtifact, ServedModel, ServedVariant, Snapshot, SnapshotVersion, TrafficSplit, VariantRef};
-use akidb_domain::vocabulary::{ExecutionProvider, Precision, canonical_model};
+use akidb_domain::vocabulary::{ExecutionProvider, Precision, TargetProvider, canonical_model};
 
 /// What to serve.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -68,8 +68,17 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Why an artifact cannot run here; `None`: it can.
-    pub fn refuses(self, artifact: &ServedArtifact) -> Option<String> {
+    /// Why an artifact of that precision cannot run here; `None`: it can.
+    pub fn refuses(self, precision: Precision, artifact: &ServedArtifact) -> Option<String> {
+        if precision == Precision::Fp8
+            && artifact.target.provider == TargetProvider::Portable
+            && self.provider != ExecutionProvider::TensorRt
+        {
+            return Some(format!(
+                "is an FP8 QDQ graph, the parent that TensorRT engines are built from: `{}` has no kernels for it",
+                self.provider
+            ));
+        }
         if artifact.target.fits_cpu() {
             return None;
         }
@@ -116,13 +125,13 @@ impl PlannedModel {
 
 impl PlannedVariant {
     fn of(variant: &ServedVariant, machine: Machine) -> Self {
-        let fits = |it: &&ServedArtifact| machine.refuses(it).is_none();
+        let fits = |it: &&ServedArtifact| machine.refuses(variant.precision, it).is_none();
         // One built for the CPU before one that any provider may run.
-        let portable = akidb_domain::vocabulary::TargetProvider::Portable;
-        let best = variant.artifacts.iter().filter(fits).min_by_key(|it| it.target.provider == portable);
+        let best = variant.artifacts.iter().filter(fits).min_by_key(|it| it.target.provider == TargetProvider::Portable);
         let reasons = || {
-            let each =
-                variant.artifacts.iter().filter_map(|it| machine.refuses(it).map(|why| format!("artifact {} {why}", &it.digest[..12])));
+            let refused =
+                |it: &ServedArtifact| machine.refuses(variant.precision, it).map(|why| format!("artifact {} {why}", &it.digest[..12]));
+            let each = variant.artifacts.iter().filter_map(refused);
             let all = each.collect::<Vec<_>>().join("; ");
             if all.is_empty() { "the catalog has no ready artifact of it".to_owned() } else { all }
         };
@@ -130,5 +139,29 @@ impl PlannedVariant {
             best.map(|it| Choice { artifact: it.clone(), precision: variant.precision, fallback: String::new() }).ok_or_else(reasons);
         let at = VariantRef { version: variant.version.clone(), variant: variant.name.clone() };
         Self { at, precision: variant.precision, hold: variant.hold, pinned: false, choice }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use akidb_domain::bundle::Graph;
+    use akidb_domain::vocabulary::Target;
+
+    use super::*;
+
+    fn planned(precision: Precision, provider: ExecutionProvider) -> PlannedVariant {
+        let graph = Graph { inputs: vec!["input_ids".into()], output: "embedding".into() };
+        let artifact = ServedArtifact { digest: "a".repeat(64), target: Target::portable(), graph, files: Vec::new() };
+        let served = ServedVariant { version: "1".into(), name: "v".into(), precision, hold: false, artifacts: vec![artifact] };
+        PlannedVariant::of(&served, Machine { provider })
+    }
+
+    #[test]
+    fn an_fp8_graph_is_for_tensorrt_alone() {
+        let why = planned(Precision::Fp8, ExecutionProvider::Cpu).choice.unwrap_err();
+        assert!(why.contains("artifact aaaaaaaaaaaa is an FP8 QDQ graph") && why.contains("`cpu` has no kernels"), "{why}");
+        assert!(planned(Precision::Fp8, ExecutionProvider::Cuda).choice.is_err());
+        assert!(planned(Precision::Fp8, ExecutionProvider::TensorRt).choice.is_ok());
+        assert!(planned(Precision::Int8, ExecutionProvider::Cpu).choice.is_ok());
     }
 }

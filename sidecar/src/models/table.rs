@@ -29,7 +29,9 @@ impl Inputs<'_> {
         let mut models = BTreeMap::new();
         for (name, planned) in &self.plan.models {
             let model = self.model(name, planned, is_cached);
-            let failed = model.variants.iter().filter(|it| it.state == VariantState::Failed);
+            // A catalog may hold what is for other machines; that is no problem of this one unless it is asked to hold it.
+            let is_held = |it: &Variant| planned.variants.iter().any(|p| p.at.variant == it.name && p.at.version == it.version && p.hold);
+            let failed = model.variants.iter().filter(|it| it.state == VariantState::Failed && (!it.digest.is_empty() || is_held(it)));
             let told = |it: &&Variant| !self.plan.problems.iter().any(|problem| problem.contains(&it.reason));
             problems.extend(failed.filter(told).map(|it| format!("model `{}`, variant `{}`: {}", model.name, it.name, it.reason)));
             models.insert(name.clone(), model);
@@ -59,6 +61,7 @@ impl Inputs<'_> {
             dimension: card.dimension,
             max_tokens: card.max_tokens,
             embedding_space: card.embedding_space.clone(),
+            seeded: card.seeded,
             default,
             aliases,
             variants,

@@ -100,11 +100,16 @@ impl Aggregate {
             Observation::Request(done) => self.lane(&done.lane).answered(done),
             Observation::Overhead { cause, model, variant, from, to } => {
                 let device_ns = self.credit(self.clock.unix_ns(from), self.clock.unix_ns(to));
-                let known = self.overheads.len() < MAX_OVERHEADS || self.overheads.contains_key(&(cause, model.clone(), variant.clone()));
-                let key = if known { (cause, model, variant) } else { ("other", String::new(), String::new()) };
-                *self.overheads.entry(key).or_default() += device_ns;
+                self.overhead((cause, model, variant), device_ns);
             }
+            Observation::Beside { cause, model, variant, device } => self.overhead((cause, model, variant), device.as_nanos() as u64),
         }
+    }
+
+    fn overhead(&mut self, key: (&'static str, String, String), device_ns: u64) {
+        let known = self.overheads.len() < MAX_OVERHEADS || self.overheads.contains_key(&key);
+        let key = if known { key } else { ("other", String::new(), String::new()) };
+        *self.overheads.entry(key).or_default() += device_ns;
     }
 
     /// Ends the window at `end_ns` and opens the next one there. A batch that runs is credited up to here.

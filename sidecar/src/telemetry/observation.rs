@@ -19,9 +19,20 @@ pub enum Observation {
     BatchFinished(BatchDone),
     /// A request was answered.
     Request(RequestDone),
-    /// Device time that no request asked for (a load's warm-up and parity runs).
+    /// What threads beside the executor took from the device that no request asked for (a load, its warm-up and its proof).
+    Beside {
+        /// `load`, `warmup`, `parity`.
+        cause: &'static str,
+        /// Model that caused it.
+        model: String,
+        /// Variant that caused it.
+        variant: String,
+        /// As long as the whole device would have taken.
+        device: Duration,
+    },
+    /// Device time of the executor that no request asked for.
     Overhead {
-        /// `load`, `warmup`, `parity`, ...
+        /// `warmup`, ...
         cause: &'static str,
         /// Model that caused it.
         model: String,

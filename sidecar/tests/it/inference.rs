@@ -2,6 +2,7 @@
 
 pub(crate) mod rig;
 
+mod engine;
 mod errors;
 mod load;
 mod logs;

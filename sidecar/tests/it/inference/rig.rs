@@ -149,6 +149,7 @@ impl Rig {
             dimension: card.dimension,
             max_tokens: card.max_tokens,
             embedding_space: card.embedding_space.clone(),
+            seeded: card.seeded,
             aliases: BTreeMap::from([("stable".to_owned(), default.clone())]),
             default,
             variants,

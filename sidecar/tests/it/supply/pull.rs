@@ -47,11 +47,25 @@ fn artifacts(cache: &Path, limit: u64, store: Store) -> Artifacts {
     Artifacts::open(cache, limit, store, Metrics::new().unwrap()).unwrap()
 }
 
+/// Publishes the bundle as `make models PUBLISH=` does; answers where it then is.
+fn publish(server: &S3Server) -> String {
+    const PUBLISH: &str = "import sys, pathlib; from akidb_tools.publish import Publisher
+print(Publisher(sys.argv[1], print).publish(pathlib.Path(sys.argv[2])).uri)";
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts");
+    let mut python = Command::new(akidb_testkit::venv_program("python"));
+    python.args(["-c", PUBLISH, "s3://models/published"]).arg(akidb_testkit::bundle());
+    let output = python.envs(server.env()).env("PYTHONPATH", scripts).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sidecar_serves_from_s3_and_then_without_it() {
+async fn a_sidecar_serves_what_was_published_to_s3_and_then_without_it() {
     let (server, store) = server().await;
     let folder = tempfile::tempdir().unwrap();
-    let entry = entry("s3://models/minilm", "");
+    let uri = tokio::task::spawn_blocking(|| publish(server)).await.unwrap();
+    assert!(uri.starts_with("s3://models/published/all-MiniLM-L6-v2/fp32/"), "{uri}");
+    let entry = entry(&uri, "");
     let sidecar = Sidecar::start(config(folder.path(), &entry), Some(store)).await.unwrap();
     sidecar.ready("fp32").await;
     sidecar.embed_ok().await;

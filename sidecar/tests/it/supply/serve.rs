@@ -2,6 +2,8 @@
 
 use akidb_sidecar::telemetry::segments::Segments;
 
+use serde_json::json;
+
 use super::{Bundle, Sidecar, config, entry};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,6 +81,22 @@ async fn a_tensorrt_engine_is_refused_by_name_or_replaced_where_that_is_allowed(
     assert_eq!(sidecar.embed_ok().await["precision"], "fp32");
     let metrics = sidecar.state.metrics.render().unwrap();
     assert!(metrics.contains(r#"akidb_provider_fallbacks_total{model="all-MiniLM-L6-v2",model_version="fp8"} 1"#));
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_fp8_graph_asked_for_by_name_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let (whole, fp8) = (Bundle::copy(&folder.path().join("m-fp32")), Bundle::copy(&folder.path().join("m-fp8")));
+    fp8.edit(|manifest| manifest["variant"] = json!({"name": "fp8", "precision": "fp8"}));
+    let entries = format!("{}{}", entry(&whole.uri(), ""), entry(&fp8.uri(), ""));
+    let sidecar = Sidecar::start(config(folder.path(), &entries), None).await.unwrap();
+    sidecar.ready("fp32").await;
+    let (status, body) = sidecar.embed(json!({"text": "x", "model": "All-MiniLM-L6-v2@FP8"})).await;
+    let message = body["error"]["message"].as_str().unwrap();
+    assert_eq!((status, body["error"]["retryable"].as_bool()), (404, Some(false)), "{body}");
+    assert!(message.contains("variant `fp8` cannot be served here") && message.contains("FP8 QDQ graph"), "{message}");
+    assert!(message.ends_with("there are: fp32"), "{message}");
     sidecar.stop().await;
 }
 
