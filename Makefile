@@ -88,7 +88,7 @@ $(VENV)/.ready-publish: $(VENV)/.ready scripts/requirements-publish.txt
 
 # torch without the packages that neither a CPU nor this training needs; --no-deps, or pip brings all of them.
 $(VENV)/.ready-distill: $(VENV)/.ready scripts/requirements-distill.txt
-	@echo "setting up torch in $(VENV) (1.9 GB to fetch, 4 GB on disk)"
+	@echo "setting up torch in $(VENV) (2.5 GB to fetch, 4 GB on disk)"
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r scripts/requirements-distill.txt
 	@touch $@
 

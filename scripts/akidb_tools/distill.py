@@ -7,6 +7,7 @@ half-way (Ctrl-C, SIGTERM), the same command goes on from where it was. torch is
 from __future__ import annotations
 
 import math
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -160,6 +161,8 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
 def _train(job: _Job, work: Path, stop: Callable[[], bool]) -> _Trained | None:
     """From the state in `work` where there is one; None where `stop` came before the first step."""
+    # Threads that spin while they wait for one another cost a shared machine several times what they save.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import torch
 
     from . import distill_net, distill_train

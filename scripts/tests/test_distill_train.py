@@ -73,7 +73,20 @@ def distil(cli, teacher, output, sentences, *more):
         "--corpus",
         sentences,
     ]
-    limits = ["--min-cosine", 0.8, "--min-recall", 0, "--cache", output.parent / "cache", "--epochs", 4, "--batch", 16]
+    limits = [
+        "--min-cosine",
+        0.8,
+        "--min-recall",
+        0,
+        "--cache",
+        output.parent / "cache",
+        "--epochs",
+        4,
+        "--batch",
+        16,
+        "--threads",
+        1,
+    ]
     return cli(distill_model, *given, *limits, *more)
 
 
