@@ -174,7 +174,7 @@ fn number(value: f64) -> String {
 }
 
 #[cfg(test)]
-mod unit {
+mod tests {
     use super::*;
 
     #[test]

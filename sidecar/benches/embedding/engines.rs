@@ -9,7 +9,7 @@ use akidb_domain::bundle::Manifest;
 use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision, TargetProvider};
 use akidb_sidecar::artifacts::cache::sha256_of;
 use akidb_sidecar::engine::onnx::{self, Runtime};
-use akidb_sidecar::engine::{Engine, EngineSpec, TokenBatch};
+use akidb_sidecar::engine::{Engine, EngineError, EngineSpec, TokenBatch};
 use akidb_sidecar::tokenizer::{Tokenizer, TokenizerPool};
 
 use super::places::Found;
@@ -70,12 +70,12 @@ impl Contestant {
         if provider == ExecutionProvider::Cpu {
             check_files(found)?;
         }
-        let engine = onnx::load(&spec).map_err(|it| match provider {
-            ExecutionProvider::Cpu => format!("{name}: {it}"),
-            _ if manifest.target.provider == TargetProvider::Portable => {
-                format!("QDQ graph for TensorRT to build an engine from; this machine serves cpu only: {it}")
+        let engine = onnx::load(&spec).map_err(|it| match it {
+            EngineError::Provider { cause, .. } if manifest.target.provider == TargetProvider::Portable => {
+                format!("QDQ graph for TensorRT to build an engine from; this machine serves cpu only ({cause})")
             }
-            other => format!("an engine for {other}; this machine serves cpu only: {it}"),
+            EngineError::Provider { provider, cause } => format!("an engine for {provider}; this machine serves cpu only ({cause})"),
+            other => format!("{name}: {other}"),
         })?;
         let ids = Ids::new(found)?;
         Ok(Self { manifest, engine, ids })
