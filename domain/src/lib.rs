@@ -11,7 +11,9 @@
 //! - [`window`]: what a sidecar reports of a second of work
 //! - [`cost`]: spend, direct cost, overhead and idle to the picodollar
 //! - [`reference`](mod@reference): parity with reference vectors
+//! - [`benchmark`]: results of a benchmark of engines
 
+pub mod benchmark;
 pub mod bundle;
 pub mod cost;
 pub mod reference;

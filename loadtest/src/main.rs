@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+use akidb_loadtest::benchmark::{self, ReportArgs};
 use akidb_loadtest::compare::{self, Compare, CompareArgs};
 use akidb_loadtest::http::Unreachable;
 use akidb_loadtest::plan::{BadPlan, Run, RunArgs};
@@ -14,7 +15,7 @@ use clap::{Parser, Subcommand};
 use serde::Serialize;
 use tokio::runtime::Runtime;
 
-/// Measures an embedding server under load, compares two, and holds one against its objectives.
+/// Measures an embedding server under load, compares two, holds one against its objectives, and reports benchmarks of engines.
 #[derive(Debug, Parser)]
 #[command(name = "akidb-loadtest", version)]
 struct Cli {
@@ -30,6 +31,8 @@ enum Command {
     Compare(Box<CompareArgs>),
     /// Hold a running service against its objectives: latency, throughput, GPU, cost, models. Sends no load.
     Validate(ValidateArgs),
+    /// Render results of `cargo bench --bench embedding_comprehensive` as a Markdown page with SVG plots.
+    Report(ReportArgs),
 }
 
 fn main() -> ExitCode {
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(*args),
         Command::Compare(args) => compare(*args),
         Command::Validate(args) => validate(args),
+        Command::Report(args) => render(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
@@ -69,6 +73,12 @@ fn validate(args: ValidateArgs) -> anyhow::Result<ExitCode> {
     let verdict = runtime()?.block_on(validate::validate(&plan))?;
     say(&verdict.text(), &verdict, file.as_deref())?;
     Ok(code(verdict.success))
+}
+
+fn render(args: &ReportArgs) -> anyhow::Result<ExitCode> {
+    let written = benchmark::report(args)?;
+    println!("{} and {} plots beside it", written.page.display(), written.plots.len());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn runtime() -> anyhow::Result<Runtime> {
