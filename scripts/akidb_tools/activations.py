@@ -41,6 +41,7 @@ def collect(
     probe.CopyFrom(model)
     probe.graph.output.extend(helper.make_tensor_value_info(g.input, TensorProto.FLOAT, None) for g in found)
     engine = session(probe)
+    del probe
     inputs = [i.name for i in engine.get_inputs()]
     wanted = [g.input for g in found]
     order = sorted(range(len(texts)), key=lambda n: (len(texts[n]), n))

@@ -86,9 +86,9 @@ class _Job:
 def run(options: Options, say: Callable[[str], None]) -> dict:
     """Quantizes, proves, writes; returns the report."""
     job = _prepare(options, say)
-    fp32, encoder, texts = job.parent.load(), job.short, job.texts
+    encoder, texts = job.short, job.texts
     work = quantize_plan.Work(
-        model=fp32,
+        model=job.parent.load(),
         output=job.parent.output,
         calibration=[encoder.ids(text) for text in texts.collect],
         judges=[encoder.ids(text) for text in texts.judge],
@@ -97,7 +97,8 @@ def run(options: Options, say: Callable[[str], None]) -> dict:
         say=say,
     )
     done = quantize_plan.quantize(work, job.recipe)
-    engines = validate.Engines(fp32, done.model, job.parent.output, encoder, job.recipe.precision)
+    del work  # and the parent's graph with it: its engine is a file
+    engines = validate.Engines(job.parent.engine, done.model, job.parent.output, encoder, job.recipe.precision)
     proof = validate.measure(engines, texts.dataset, texts.prove, seed=options.seed, gate=GATE, say=say)
     if options.measure_speed:
         say("speed: both engines in turns")

@@ -22,6 +22,7 @@ from .parity import padded
 
 THREADS = 2
 BATCH = 16
+LARGE = 256_000_000  # bytes of a graph that is not kept in memory twice
 LEAST_INVARIANCE = 0.9999
 INT8_KERNELS = (
     "MatMulIntegerToFloat",
@@ -52,8 +53,14 @@ def session(
         options.profile_file_prefix = str(profile)
     if optimized:
         options.optimized_model_filepath = str(optimized)
-    source = model.SerializeToString() if isinstance(model, ModelProto) else model
-    return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    if not isinstance(model, ModelProto):
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if model.ByteSize() < LARGE:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    # By way of a file: the bytes would stay in memory beside the graph and the session while that is made.
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save_model(model, Path(folder, "model.onnx"))
+        return ort.InferenceSession(Path(folder, "model.onnx"), options, providers=["CPUExecutionProvider"])
 
 
 def embed(engine: ort.InferenceSession, rows: Sequence[np.ndarray], output: str, batch: int = BATCH) -> np.ndarray:
@@ -99,6 +106,7 @@ def kernels(model: ModelProto | Path, rows: Sequence[np.ndarray], output: str, f
         engine = session(model, fp8=fp8, profile=Path(folder, "run"), optimized=optimized)
         engine.run([output], padded(rows[:2], [i.name for i in engine.get_inputs()]))
         events = json.loads(Path(engine.end_profiling()).read_text("utf-8"))
+        del engine  # a large model does not fit twice
         graph = onnx.load(optimized).graph
     ran = Counter(e["args"]["op_name"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time"))
     constants = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}

@@ -76,9 +76,11 @@ def measure(
     agreed = quality.agreement(expected[: len(texts)], got[: len(texts)])
     odd_rows = [encoder.ids(text) for text in ODD_TEXTS]
     odd = quality.row_cosines(runtime.embed(fp32, odd_rows, output, 1), runtime.embed(quantized, odd_rows, output, 1))
+    del fp32  # no engine stays in memory longer than it is needed
     say("batch invariance and kernels")
     mixed = [*rows[: INVARIANCE_TEXTS - len(odd_rows)], *odd_rows]
     invariance = runtime.batch_invariance(quantized, mixed, output, seed)
+    del quantized
     ran = runtime.kernels(engines.quantized, rows, output, fp8=engines.precision == "fp8")
     evaluation = {
         "kind": "quality",
