@@ -86,7 +86,7 @@ def run(options: Options, say: Callable[[str], None]) -> dict:
     work, _ = distill_state.open_work(output, identity, options.force)
     cost = distill_plan.layer_cost(teacher.config, len(layers), width)
     say(f"teacher {teacher.label}, {teacher.config.layers} layers; student from {list(layers)}, {cost:.2f}x the cost")
-    with stopping() as stop:
+    with stopping() as stop, distill_state.alone(work):
         trained = _train(job, work, stop)
         if trained is None or trained.progress.stopped:
             raise Stopped(f"stopped; the same command goes on from here (unfinished work in {work})")

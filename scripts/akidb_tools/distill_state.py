@@ -6,8 +6,11 @@ with: a student trained half by one recipe and half by another would have a line
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import BadInput
@@ -39,6 +42,17 @@ def open_work(output: Path, options: dict, force: bool) -> tuple[Path, bool]:
     folder.mkdir(parents=True)
     file.write_text(json.dumps(options, indent=2) + "\n", "utf-8")
     return folder, False
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Holds the folder: two runs that write one state would undo each other."""
+    with (folder / "lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BadInput(f"another run is at work in {folder}: wait for it, or give another --output") from error
+        yield
 
 
 def settled(folder: Path) -> int | None:

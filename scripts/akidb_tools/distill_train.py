@@ -99,12 +99,13 @@ class Training:
             "optimisers": [o.state_dict() for o in self._optimisers],
             "progress": vars(self.progress),
             "half": self.recipe.half,
+            "minutes": self.recipe.minutes,
         }
         torch.save(state, part)
         part.replace(file)
 
     def load(self, file: Path) -> None:
-        """Goes on from a state file, with the products it began with."""
+        """Goes on from a state file, with the products and the time it began with."""
         state = torch.load(file, map_location=self.student.device, weights_only=True)
         with torch.no_grad():
             for name, value in self.student.parameters.items():
@@ -112,7 +113,7 @@ class Training:
         for optimiser, kept in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(kept)
         self.progress = Progress(**{**state["progress"], "stopped": False})
-        self.recipe = replace(self.recipe, half=state["half"])
+        self.recipe = replace(self.recipe, half=state["half"], minutes=state["minutes"])
 
     def run(
         self,

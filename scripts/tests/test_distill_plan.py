@@ -153,6 +153,8 @@ def test_resume_only_with_the_same_options(tmp_path):
     with pytest.raises(BadInput, match=r"epochs was 3, now 4.*--force"):
         distill_state.open_work(output, {"epochs": 4}, False)
     assert distill_state.open_work(output, {"epochs": 4}, True) == (work, False)
+    with distill_state.alone(work), pytest.raises(BadInput, match="another run"), distill_state.alone(work):
+        pass
     (work / distill_state.OPTIONS).write_text("{")
     with pytest.raises(BadInput, match="not an unfinished run"):
         distill_state.open_work(output, {"epochs": 4}, False)
