@@ -2,7 +2,8 @@
 //! Never: a third try of an artifact that two processes did not survive; a second one while something else could serve instead, unless a
 //! process ended well in between: a kill or a power cut in the middle of a load is not the artifact's fault.
 //!
-//! A marker holds the number of deaths, and `pardoned` once a process ended well after the first.
+//! A marker holds the number of deaths, and `pardoned` once a process ended well after the first. It appears whole: one that could be cut
+//! short by the very death it is there to tell of would tell nothing.
 
 use std::fs;
 use std::io;
@@ -16,6 +17,8 @@ const PARDONED: &str = "pardoned";
 #[derive(Debug, Clone)]
 pub struct Markers {
     folder: PathBuf,
+    /// Where a marker is written before it appears; one load goes on at a time.
+    partial: PathBuf,
 }
 
 impl Markers {
@@ -23,7 +26,7 @@ impl Markers {
     pub fn open(state: &Path) -> io::Result<Self> {
         let folder = state.join("activations");
         fs::create_dir_all(&folder)?;
-        Ok(Self { folder })
+        Ok(Self { folder, partial: state.join("activation.partial") })
     }
 
     /// Whether loads of it ended the process too often.
@@ -51,9 +54,9 @@ impl Markers {
 
     /// Notes that a load begins; counted as a crash until [`Markers::clear`].
     pub fn begin(&self, digest: &str) -> io::Result<()> {
-        let file = self.folder.join(digest);
-        fs::write(&file, (self.crashes(digest) + 1).to_string())?;
-        fs::File::open(&file)?.sync_all()?;
+        fs::write(&self.partial, (self.crashes(digest) + 1).to_string())?;
+        fs::File::open(&self.partial)?.sync_all()?;
+        fs::rename(&self.partial, self.folder.join(digest))?;
         fs::File::open(&self.folder)?.sync_all()
     }
 

@@ -57,8 +57,9 @@ impl Proof {
         let (done, proven) = oneshot::channel();
         let slot = stop.clone();
         let work = move || {
+            let result = self.work(loader, &slot, &|| done.is_closed());
             // Who asked may have left.
-            drop(done.send(self.work(loader, &slot)));
+            drop(done.send(result));
         };
         Builder::new().name("load".into()).spawn(work).map_err(|it| EngineError::Load(format!("its thread: {it}")))?;
         let mut guard = StopOnDrop(Some(stop));
@@ -67,7 +68,8 @@ impl Proof {
         result
     }
 
-    fn work(&self, loader: Loader, stop: &OnceLock<Stop>) -> Result<Proven, EngineError> {
+    /// `left`: whoever waited is gone. A session that was being made then could not be stopped; nothing is run on it.
+    fn work(&self, loader: Loader, stop: &OnceLock<Stop>, left: &dyn Fn() -> bool) -> Result<Proven, EngineError> {
         if self.beside {
             lower_priority();
         }
@@ -78,13 +80,19 @@ impl Proof {
         if !self.beside {
             engine.unpark();
         }
+        let mut run = |cause, batch| {
+            if left() {
+                return Err(EngineError::Interrupted);
+            }
+            self.timed(cause, || checked(&mut *engine, batch, |it, batch| it.run(batch)))
+        };
         for (_, batch) in self.batches.iter().take(WARM_UP) {
-            self.timed("warmup", || checked(&mut *engine, batch, |it, batch| it.run(batch)))?;
+            run("warmup", batch)?;
         }
         let mut vectors = vec![Vec::new(); self.texts];
         for (texts, batch) in &self.batches {
-            let got = self.timed("parity", || checked(&mut *engine, batch, |it, batch| it.run(batch)))?;
-            for (text, vector) in texts.iter().zip(got.chunks(engine.dimension().max(1))) {
+            let got = run("parity", batch)?;
+            for (text, vector) in texts.iter().zip(got.chunks(self.spec.dimension.max(1))) {
                 vectors[*text] = vector.to_vec();
             }
         }

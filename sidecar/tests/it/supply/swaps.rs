@@ -79,13 +79,13 @@ async fn refused(sidecar: &Sidecar, version: &str) -> String {
     }
 }
 
-/// Makes its proof long: the same texts over and over.
-fn make_slow(bundle: &Bundle) {
+/// Makes its proof long: the same texts so many times.
+fn make_slow(bundle: &Bundle, times: usize) {
     let path = bundle.folder.join("reference.json");
     let mut reference: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     for key in ["texts", "vectors"] {
         let all = reference[key].as_array().unwrap().clone();
-        reference[key] = all.iter().cycle().take(all.len() * 100).cloned().collect();
+        reference[key] = all.iter().cycle().take(all.len() * times).cloned().collect();
     }
     std::fs::write(path, reference.to_string()).unwrap();
     bundle.reseal("reference.json");
@@ -118,7 +118,7 @@ async fn no_request_fails_while_engines_are_replaced_and_the_bad_ones_are_refuse
     let why = refused(&sidecar, "4").await;
     assert!(why.contains("differ from its reference vectors"), "{why}");
     let slow = twin(&folder, 5);
-    make_slow(&slow);
+    make_slow(&slow, 100);
     sidecar.models.follow(version(&folder, &slow, 5).await);
     let why = refused(&sidecar, "5").await;
     assert!(why.contains("not loaded and proven within 8s") && why.contains("load_timeout_ms"), "{why}");
@@ -147,6 +147,8 @@ fn digest_served(program: &Program) -> String {
 async fn an_engine_that_takes_the_process_down_is_quarantined_after_one_restart() {
     let folder = tempfile::tempdir().unwrap();
     let (good, deadly) = (twin(&folder, 1), twin(&folder, 2));
+    // A load long enough to be killed in its middle, on however busy a machine.
+    make_slow(&deadly, 10);
     let deadly_digest = digest(&plan(&folder, &deadly).await);
     let started = program::start_with(folder.path(), &alone(folder.path(), &good));
     terminate(started);
