@@ -82,7 +82,7 @@ impl Tokenizer {
             Ok(tokenizer)
         });
         let tokenizer = tokenizer.map_err(TokenizerError::Load)?.map_err(fail)?;
-        let inner = Inner { plain: Plain::of(&tokenizer), tokenizer, max_tokens: max_tokens as usize };
+        let inner = Inner { plain: Plain::of(&tokenizer, max_tokens as usize), tokenizer, max_tokens: max_tokens as usize };
         Ok(Self { inner: Arc::new(inner), pool: pool.clone() })
     }
 
@@ -113,16 +113,17 @@ const INLINE_BYTES: usize = 512;
 impl Inner {
     fn encode(&self, texts: &[String], truncate: bool) -> Result<Vec<Encoded>, TokenizeError> {
         let one = |(index, text): (usize, &String)| {
-            let short = self.plain.as_ref().and_then(|it| it.encode(text));
-            let encoding = short.unwrap_or_else(|| self.tokenizer.encode_fast(text.as_str(), true));
-            let encoding = encoding.map_err(|it| TokenizeError::Failed(it.to_string()))?;
-            let truncated = !encoding.get_overflowing().is_empty();
-            if truncated && !truncate {
-                return Err(TokenizeError::TooLong { index, limit: self.max_tokens });
-            }
-            Ok(Encoded { ids: encoding.get_ids().to_vec(), truncated })
+            let short = self.plain.as_ref().and_then(|it| it.encode(text)).map(Ok);
+            let encoded = short.unwrap_or_else(|| self.encode_whole(text))?;
+            let too_long = encoded.truncated && !truncate;
+            if too_long { Err(TokenizeError::TooLong { index, limit: self.max_tokens }) } else { Ok(encoded) }
         };
         texts.iter().enumerate().map(one).collect()
+    }
+
+    fn encode_whole(&self, text: &str) -> Result<Encoded, TokenizeError> {
+        let encoding = self.tokenizer.encode_fast(text, true).map_err(|it| TokenizeError::Failed(it.to_string()))?;
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), truncated: !encoding.get_overflowing().is_empty() })
     }
 }
 

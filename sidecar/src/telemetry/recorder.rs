@@ -21,6 +21,8 @@ use crate::metrics::Metrics;
 const METER_NS: u64 = 4_000_000_000;
 /// Observations taken at a time.
 const BATCH: usize = 1_024;
+/// Pause after taking what there was: a task that is woken by each observation takes a core from the very requests it counts.
+const REST: Duration = Duration::from_millis(20);
 
 /// Tells the task about snapshots and the end; cheap to clone.
 #[derive(Debug, Clone)]
@@ -87,6 +89,7 @@ struct Task {
 impl Task {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut rests = false;
         loop {
             let wait = Duration::from_nanos(self.next_ns().saturating_sub(self.parts.clock.now_ns()));
             tokio::select! {
@@ -106,7 +109,9 @@ impl Task {
                     None => return,
                 },
                 () = tokio::time::sleep(wait) => self.due(),
-                taken = self.observations.recv_many(&mut batch, BATCH) => {
+                () = tokio::time::sleep(REST), if rests => rests = false,
+                taken = self.observations.recv_many(&mut batch, BATCH), if !rests => {
+                    rests = taken < BATCH;
                     // None left and none to come: every handle is gone, but orders may still arrive.
                     if taken == 0 {
                         tokio::time::sleep(wait).await;
