@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--calibration-data", type=Path, help="texts to calibrate with (default: the corpus of make_corpus.py)")
     add("--test-dataset", type=Path, help="texts that prove the result (default: as for quantize_model.py)")
     add("--any-language", action="store_true", help="skip the check of the calibration texts' language")
-    add("--epochs", type=int, default=3, help="of the distillation (default: 3)")
+    add("--epochs", type=int, default=7, help="of the distillation (default: 3)")
     add("--work", type=Path, default=Path("build"), help="where bundles, checkpoints and records go (default: build)")
     add("--publish", metavar="S3_URI", help="upload the bundles below s3://BUCKET/PREFIX and catalogue them")
     add("--json", action="store_true", help="print models.json instead of the table")

@@ -144,14 +144,6 @@ def _dictd(folder: Path, stem: str) -> Iterator[str]:
             yield from paragraphs
 
 
-def _gcide(folder: Path) -> Iterator[str]:
-    """Paragraphs of Webster's dictionary without its marks; what it took from WordNet is left out, WordNet itself is a source."""
-    for text in _dictd(folder, "gcide"):
-        if "WordNet" not in text:
-            bare = re.sub(r"\\[^\\]*\\|\[[^]]*\]|--[A-Z][\w. ]*\.|_", " ", text)
-            yield re.sub(r"^\s*(\d+\.|\W)\s*", "", " ".join(bare.split()))
-
-
 def _fortunes(folder: Path) -> Iterator[str]:
     """Sayings, without their source lines (`-- somebody`)."""
     for file in sorted(folder.iterdir()):
@@ -173,7 +165,6 @@ SOURCES: dict[str, Package] = {
     "wordnet": Package("wordnet-base", "usr/share/wordnet", "data.*", _wordnet),
     "foldoc": Package("dict-foldoc", "usr/share/dictd", "foldoc.*", lambda folder: _dictd(folder, "foldoc")),
     "jargon": Package("dict-jargon", "usr/share/dictd", "jargon.*", lambda folder: _dictd(folder, "jargon")),
-    "gcide": Package("dict-gcide", "usr/share/dictd", "gcide.*", _gcide),
     "fortunes": Package("fortunes", "usr/share/games/fortunes", "[a-z]*", _fortunes),
     "packages": Package("dpkg", "var/lib/dpkg", "status", _descriptions),
 }

@@ -1,8 +1,9 @@
 """Source texts and a test set enter; many varied training texts, none of which shares wording with a test text, leave.
 
 Training texts are the calibration side of the split (`corpus.in_test`), and pieces of them: short queries, sentences
-out of longer passages, passages of several texts. A text that has eight words in a row with a test text, is one, or is
-a near-duplicate of one is dropped. The same sources and seed give the same bytes.
+out of longer passages, passages of several texts. Most are short: a text teaches with its one vector, and a short one
+takes less time. A text that has eight words in a row with a test text, is one, or is a near-duplicate of one is
+dropped. The same sources and seed give the same bytes.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from .bundle import sha256
 from .corpus_sources import locate
 from .errors import BadInput
 
-TRAIN, TRAIN_TEXTS = "train-100k.txt", 100_000
+TRAIN, TRAIN_TEXTS = "train-150k.txt", 150_000
 RUN = 8  # words in a row that a training text may not share with a test text
-# Share of texts as they are, of queries, of sentences and of joined passages.
-WHOLE, QUERIES, SENTENCES, JOINED = 0.70, 0.12, 0.12, 0.06
+SHORT = 20  # words of a text that counts as short
+# Share of short and of longer texts as they are, of queries, of sentences and of joined passages.
+WHOLE, LONGER, QUERIES, SENTENCES, JOINED = 0.61, 0.05, 0.12, 0.20, 0.02
 
 
 def build(folder: Path, count: int, seed: int, say: Callable[[str], None], download: bool = True) -> Path:
@@ -51,12 +53,14 @@ def choose(texts: list[str], held_out: list[str], count: int, seed: int) -> list
     known = set(held_out)
     whole = [text for text in apart if text not in known and not shared.with_text(text)]
     chooser = random.Random(seed)
+    short, longer = [text for text in whole if _is_short(text)], [text for text in whole if not _is_short(text)]
     made = {
+        "longer": (LONGER, iter(longer)),
         "queries": (QUERIES, _queries(whole, chooser)),
         "sentences": (SENTENCES, _sentences(whole)),
         "joined": (JOINED, _joined(whole, chooser)),
     }
-    chosen = dict.fromkeys(whole[: round(WHOLE * count)])
+    chosen = dict.fromkeys(short[: round(WHOLE * count)])
     for share, pieces in made.values():
         cleaned = (text for piece in pieces if (text := corpus.clean(piece)) and not shared.with_text(text))
         fresh = (text for text in cleaned if text not in chosen)
@@ -98,7 +102,11 @@ def _queries(texts: list[str], chooser: random.Random) -> Iterator[str]:
 def _sentences(texts: list[str]) -> Iterator[str]:
     for text in texts:
         if len(text) > 120:
-            yield from (part for part in re.split(r"(?<=[.!?;])\s+", text) if len(part) > 20)
+            yield from (part for part in re.split(r"(?<=[.!?;:,])\s+", text) if len(part) > 20 and _is_short(part))
+
+
+def _is_short(text: str) -> bool:
+    return len(text.split()) <= SHORT
 
 
 def _joined(texts: list[str], chooser: random.Random) -> Iterator[str]:

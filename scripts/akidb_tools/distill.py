@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .distill_train import Progress
 
 MOMENT_TEXTS, RACE_TEXTS = 1_024, 96
-TEACHER_SHARE = 1 / 3  # of --max-minutes, for the teacher's vectors
+TEACHER_SHARE = 1 / 3  # of --max-minutes, for the teacher's states
 
 
 @dataclass(frozen=True)
@@ -174,16 +174,16 @@ def _train(job: _Job, work: Path, stop: Callable[[], bool]) -> _Trained | None:
     rows = job.rows(job.texts.train)
     master = distill_net.Encoder(teacher.config, teacher.tensors, teacher.pooling, device)
     half = _half_is_faster(master, rows, job.say)
-    key = distill_cache.key_of(teacher.digest, rows, teacher.pooling)
+    key = distill_cache.key_of(teacher.digest, rows)
 
-    def embed(part: Sequence[np.ndarray]) -> np.ndarray:
-        return distill_net.embed_all(master, part, half=half)
+    def states(part: Sequence[np.ndarray]) -> np.ndarray:
+        return distill_net.states_of_all(master, part, half=half)
 
     begun = distill_state.settled(work)
     limited = options.max_minutes is not None and begun is None
     budget = 60 * TEACHER_SHARE * options.max_minutes if limited else math.inf
     rows = rows[:begun]
-    wanted = distill_cache.vectors(options.cache, key, rows, embed, say=job.say, stop=stop, seconds=budget)
+    wanted = distill_cache.states(options.cache, key, rows, states, say=job.say, stop=stop, seconds=budget)
     if wanted is None:
         return None
     distill_state.settle(work, len(wanted))
@@ -196,6 +196,7 @@ def _train(job: _Job, work: Path, stop: Callable[[], bool]) -> _Trained | None:
         cosine=options.cosine,
         mse=options.mse,
         similarity=options.similarity,
+        states=options.states,
         seed=options.seed,
         minutes=left,
         half=half,

@@ -32,17 +32,18 @@ class Options:
     teacher: str
     student_layers: int
     output: Path
-    epochs: int = 3
+    epochs: int = 7
     student_intermediate: int | None = None
     layers: str | None = None
     corpus: Path | None = None
     test_dataset: Path | None = None
     evaluate: int = 2_000
     batch: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 7e-4
     cosine: float = 1.0
     mse: float = 1.0
     similarity: float = 5.0
+    states: float = 1.0
     min_cosine: float = GATE["mean_cosine"]
     min_recall: float = GATE["recall_at_10"]
     device: str = "auto"
@@ -87,11 +88,14 @@ def check(options: Options) -> None:
         if value is not None and value < low:
             raise BadInput(f"--{name} {value}: at least {low}")
     if not 0 < options.learning_rate < 1:
-        raise BadInput(f"--learning-rate {options.learning_rate} is outside 0..1; 0.001 is the default")
+        raise BadInput(f"--learning-rate {options.learning_rate} is outside 0..1; 0.0007 is the default")
     if options.max_minutes is not None and not options.max_minutes > 0:
         raise BadInput(f"--max-minutes {options.max_minutes}: more than 0")
-    if min(options.cosine, options.mse, options.similarity) < 0 or options.cosine + options.mse <= 0:
-        raise BadInput("--cosine, --mse and --similarity are weights of the losses: none below 0, cosine or mse above")
+    others = min(options.similarity, options.states)
+    if min(options.cosine, options.mse, others) < 0 or options.cosine + options.mse <= 0:
+        raise BadInput(
+            "--cosine, --mse, --similarity and --states are weights of the losses: none below 0, cosine or mse above"
+        )
     for name in ("min_cosine", "min_recall"):
         if not 0 <= getattr(options, name) <= 1:
             raise BadInput(f"--{name.replace('_', '-')} {getattr(options, name)} is outside 0..1")
@@ -154,7 +158,7 @@ def gather(options: Options, say: Callable[[str], None]) -> Texts:
 
 def fingerprint(options: Options, teacher: Teacher, layers: Sequence[int], width: int, texts: Texts) -> dict:
     """Everything that decides the student: a run resumes only where all of it is the same."""
-    names = ("epochs", "batch", "learning_rate", "cosine", "mse", "similarity", "seed", "max_minutes")
+    names = ("epochs", "batch", "learning_rate", "cosine", "mse", "similarity", "states", "seed", "max_minutes")
     kept = {name: value for name, value in asdict(options).items() if name in names}
     return {
         **kept,

@@ -24,17 +24,24 @@ class Encoder:
         self.config, self.pooling, self.device = config, pooling, device
         self.parameters = {name: torch.tensor(value, device=device) for name, value in tensors.items()}
 
-    def embed(self, ids: torch.Tensor, mask: torch.Tensor, inner: list[torch.Tensor] | None = None) -> torch.Tensor:
-        """Unit vectors float32 [batch, dimension]; `inner` collects each layer's feed-forward activations."""
+    def embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Unit vectors float32 [batch, dimension]."""
+        return self.pool(self.states(ids, mask), mask)
+
+    def states(self, ids: torch.Tensor, mask: torch.Tensor, inner: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """The last hidden states, float32 [batch, tokens, width]; `inner` collects the feed-forward activations."""
         x = self._tokens(ids)
         seen = mask[:, None, None, :] if not bool(mask.all()) else None
         for layer in range(self.config.layers):
             x = self._layer(x, seen, f"{STEM}{layer}.", inner)
-        x = x.float()
+        return x.float()
+
+    def pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Unit vectors of hidden states."""
         if self.pooling == "cls":
-            return F.normalize(x[:, 0], dim=-1)
+            return F.normalize(states[:, 0], dim=-1)
         real = mask.unsqueeze(-1).float()
-        return F.normalize((x * real).sum(1) / real.sum(1), dim=-1)
+        return F.normalize((states * real).sum(1) / real.sum(1), dim=-1)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The tensors, as numpy has them."""
@@ -54,7 +61,7 @@ class Encoder:
         batch, width, hidden = x.shape
         parts = (self._dense(x, f"{at}attention.self.{part}") for part in ("query", "key", "value"))
         heads = (part.view(batch, width, self.config.heads, -1).transpose(1, 2) for part in parts)
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=seen).transpose(1, 2).reshape(batch, width, hidden)
+        mixed = _attend(*heads, seen).transpose(1, 2).reshape(batch, width, hidden)
         x = self._norm(x + self._dense(mixed, f"{at}attention.output.dense"), f"{at}attention.output.LayerNorm")
         grown = self._dense(x, f"{at}intermediate.dense")
         grown = F.relu(grown) if self.config.activation == "relu" else F.gelu(grown)
@@ -68,6 +75,16 @@ class Encoder:
     def _norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
         w = self.parameters
         return F.layer_norm(x, (x.shape[-1],), w[f"{name}.weight"], w[f"{name}.bias"], self.config.norm_eps)
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """Attention; spelt out on a CPU that trains, where torch's own takes a third of a step if texts are short."""
+    if not (query.requires_grad and query.device.type == "cpu"):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+    scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+    if seen is not None:
+        scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+    return torch.softmax(scores, -1) @ value
 
 
 def batch(rows: Sequence[np.ndarray], device: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,6 +107,20 @@ def embed_all(encoder: Encoder, rows: Sequence[np.ndarray], size: int = 64, half
     return vectors
 
 
+def states_of_all(encoder: Encoder, rows: Sequence[np.ndarray], size: int = 64, half: bool = False) -> np.ndarray:
+    """Last hidden states float16 [tokens of all rows, width], row after row in the order of `rows`."""
+    lengths = np.array([len(row) for row in rows])
+    starts, found = np.cumsum(lengths) - lengths, np.empty((lengths.sum(), encoder.config.hidden), np.float16)
+    order = np.argsort(lengths, kind="stable")
+    with torch.no_grad(), torch.autocast(encoder.device, torch.bfloat16, enabled=half):
+        for first in range(0, len(order), size):
+            chosen = order[first : first + size]
+            got = encoder.states(*batch([rows[n] for n in chosen], encoder.device)).half().cpu().numpy()
+            for n, state in zip(chosen, got, strict=True):
+                found[starts[n] : starts[n] + lengths[n]] = state[: lengths[n]]
+    return found
+
+
 def moments(encoder: Encoder, rows: Sequence[np.ndarray], layers: Sequence[int]) -> dict[int, Moments]:
     """Mean and covariance of the feed-forward activations of `layers` over `rows`."""
     width = encoder.config.intermediate
@@ -100,7 +131,7 @@ def moments(encoder: Encoder, rows: Sequence[np.ndarray], layers: Sequence[int])
         for start in range(0, len(ordered), 64):
             inner: list[torch.Tensor] = []
             ids, mask = batch(ordered[start : start + 64], encoder.device)
-            encoder.embed(ids, mask, inner)
+            encoder.states(ids, mask, inner)
             count += int(mask.sum())
             for n in layers:
                 real = inner[n][mask].float()

@@ -1,6 +1,7 @@
-"""A student, texts as ids and the teacher's vectors of them enter; the trained student, or a state to resume, leaves.
+"""A student, texts as ids and the teacher's states of them enter; the trained student, or a state to resume, leaves.
 
-Losses: cosine, squared error of the vectors, squared error of the in-batch similarity matrix. The plan of batches
+Losses: cosine and squared error of the vectors, squared error of the in-batch similarity matrix, and the relative
+squared error of each token's last hidden state, which says more of a text than its one vector. The plan of batches
 depends on seed and epoch alone, so a resumed run goes through the same ones. Needs torch.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .distill_cache import States
 from .distill_net import WORDS, Encoder, batch
 
 WINDOW = 64  # batches that are sorted by length together
@@ -33,6 +35,7 @@ class Recipe:
     cosine: float
     mse: float
     similarity: float
+    states: float
     seed: int
     minutes: float | None
     half: bool
@@ -75,6 +78,11 @@ def loss_of(got: torch.Tensor, wanted: torch.Tensor, recipe: Recipe) -> torch.Te
     return loss + recipe.similarity * F.mse_loss(got @ got.T, wanted @ wanted.T)
 
 
+def state_loss(got: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Both [tokens, width]: squared error of each token's state by its own size, then their mean."""
+    return ((got - wanted).square().sum(1) / wanted.square().sum(1)).mean()
+
+
 class Training:
     """Student, optimisers and progress, which a state file keeps."""
 
@@ -87,7 +95,7 @@ class Training:
         matrices, vectors = [v for v in self._dense if v.ndim > 1], [v for v in self._dense if v.ndim == 1]
         groups = [{"params": matrices, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
         self._optimisers = [
-            torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98)),
+            torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.98), fused=True),
             torch.optim.SparseAdam([weights[WORDS]], lr=recipe.rate, betas=(0.9, 0.98)),
         ]
 
@@ -118,7 +126,7 @@ class Training:
     def run(
         self,
         rows: Sequence[np.ndarray],
-        wanted: np.ndarray,
+        wanted: States,
         file: Path,
         say: Callable[[str], None],
         stop: Callable[[], bool],
@@ -129,7 +137,7 @@ class Training:
         saved = time.monotonic()
         for chosen, total in self._steps(lengths):
             started = time.monotonic()
-            self._step([rows[n] for n in chosen], torch.from_numpy(wanted[chosen].astype(np.float32)))
+            self._step([rows[n] for n in chosen], torch.from_numpy(wanted.of(chosen)))
             self.progress.texts += len(chosen)
             self.progress.seconds += time.monotonic() - started
             self._advance(total)
@@ -161,9 +169,15 @@ class Training:
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self.recipe.rate * factor
+        ids, mask = batch(rows, student.device)
         with torch.autocast(student.device, torch.bfloat16, enabled=self.recipe.half):
-            got = student.embed(*batch(rows, student.device))
-        loss = loss_of(got, wanted.to(student.device), self.recipe)
+            got = student.states(ids, mask)
+        wanted = wanted.to(student.device)
+        padded = torch.zeros_like(got)
+        padded[mask] = wanted
+        loss = loss_of(student.pool(got, mask), student.pool(padded, mask), self.recipe)
+        if self.recipe.states:
+            loss = loss + self.recipe.states * state_loss(got[mask], wanted)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         loss.backward()

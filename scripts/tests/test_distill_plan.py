@@ -125,20 +125,25 @@ def test_cache_is_used_and_mended(tmp_path, monkeypatch):
     monkeypatch.setattr(distill_cache, "BLOCK", 4)
     rows, asked, said = [np.arange(n + 1) for n in range(10)], [], []
 
-    def embed(part):
+    def run(part):
         asked.append(len(part))
-        return np.array([[len(row), 1.0] for row in part], np.float32)
+        return np.array([[len(row), word] for row in part for word in row], np.float32)
 
-    key = distill_cache.key_of("t", rows, "mean")
-    first = distill_cache.vectors(tmp_path, key, rows, embed, say=said.append)
-    assert asked == [4, 4, 2] and first[:, 0].tolist() == list(range(1, 11))
+    def whole(states):
+        return [states.of([n]).tolist() for n in range(len(states))]
+
+    key = distill_cache.key_of("t", rows)
+    made = distill_cache.states(tmp_path, key, rows, run, say=said.append)
+    first = whole(made)
+    assert asked == [4, 4, 2] and first == [[[n + 1, word] for word in range(n + 1)] for n in range(10)]
+    assert made.of([9, 0, 5]).tolist() == [*first[9], [1, 0], *first[5]]
     (tmp_path / f"teacher-{key}" / "000000004.npy").write_bytes(b"broken")
-    assert np.array_equal(distill_cache.vectors(tmp_path, key, rows, embed, say=said.append), first)
+    assert whole(distill_cache.states(tmp_path, key, rows, run, say=said.append)) == first
     assert asked == [4, 4, 2, 4] and "4 made, 6 from the cache" in said[-1]
-    assert key != distill_cache.key_of("t", rows[::-1], "mean") != distill_cache.key_of("u", rows, "mean")
-    few = distill_cache.vectors(tmp_path, "few", rows, embed, say=said.append, seconds=0)
-    assert len(few) == 4 and np.array_equal(few, first[:4])
-    assert distill_cache.vectors(tmp_path, "new", rows, embed, say=said.append, stop=lambda: True) is None
+    assert key != distill_cache.key_of("t", rows[::-1]) != distill_cache.key_of("u", rows)
+    few = distill_cache.states(tmp_path, "few", rows, run, say=said.append, seconds=0)
+    assert whole(few) == first[:4]
+    assert distill_cache.states(tmp_path, "new", rows, run, say=said.append, stop=lambda: True) is None
 
 
 def test_resume_only_with_the_same_options(tmp_path):

@@ -42,11 +42,31 @@ def test_moments_are_those_of_numpy(tmp_path):
     rows, seen = [np.array([2, *range(5, 5 + n), 3]) for n in (2, 7, 12)], []
     for row in rows:
         inner = []
-        encoder.embed(*distill_net.batch([row], "cpu"), inner)
+        encoder.states(*distill_net.batch([row], "cpu"), inner)
         seen.append(inner[1][0].numpy())
     expected, got = np.concatenate(seen), distill_net.moments(encoder, rows, [1])[1]
     assert np.allclose(got.mean, expected.mean(0), atol=1e-5)
     assert np.allclose(got.covariance, np.cov(expected.T, bias=True), atol=1e-4)
+
+
+def test_attention_spelt_out_is_torchs_own(tmp_path):
+    folder = tiny.checkpoint(tmp_path)
+    shape = architecture.encoder_config(folder / "config.json")
+    encoder = distill_net.Encoder(shape, weights.load([folder / "model.safetensors"]), "mean", "cpu")
+    ids, mask = distill_net.batch([np.array([2, *range(5, 5 + n), 3]) for n in (1, 9, 4)], "cpu")
+    expected = encoder.states(ids, mask)[mask]
+    for value in encoder.parameters.values():
+        value.requires_grad_(True)
+    assert (encoder.states(ids, mask)[mask] - expected).abs().max() < 1e-5
+
+
+def test_states_of_all_are_those_of_each(tmp_path):
+    folder = tiny.checkpoint(tmp_path)
+    shape = architecture.encoder_config(folder / "config.json")
+    encoder = distill_net.Encoder(shape, weights.load([folder / "model.safetensors"]), "mean", "cpu")
+    rows = [np.array([2, *range(5, 5 + n), 3]) for n in (6, 1, 9, 4)]
+    each = [encoder.states(*distill_net.batch([row], "cpu"))[0].numpy() for row in rows]
+    assert np.abs(distill_net.states_of_all(encoder, rows, 2) - np.concatenate(each)).max() < 1e-2
 
 
 def test_plan_sees_each_text_once_an_epoch():
@@ -117,7 +137,7 @@ def test_stopped_run_resumes_to_the_same_student(tmp_path, cli, sentences):
     command = [sys.executable, SCRIPT, *common, "--output", tmp_path / "student"]
     process = subprocess.Popen([str(a) for a in command], stderr=subprocess.PIPE, text=True)
     for line in process.stderr:
-        if line.startswith("teacher vectors"):
+        if line.startswith("teacher states"):
             time.sleep(0.3)
             os.kill(process.pid, signal.SIGTERM)
             break
