@@ -87,6 +87,17 @@ pub struct Work {
     pub trace: Option<TraceLink>,
 }
 
+/// Whose budget it is: the next engine of a variant takes it over where it is about as large.
+#[derive(Debug, Clone, Copy)]
+pub struct Family<'a> {
+    /// Model.
+    pub model: &'a str,
+    /// Variant.
+    pub variant: &'a str,
+    /// Bytes of the engine's files.
+    pub bytes: u64,
+}
+
 /// A request's vectors and what they took.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Embedded {
@@ -171,10 +182,11 @@ impl Batcher {
         answer.await.unwrap_or_else(|_| Err(EngineError::Run("the batcher has stopped".into())))
     }
 
-    /// Learns an engine's token budget from a few batches at low priority, unless the budget is pinned or an engine of this model and variant
-    /// had one. Returns the budget that holds now.
-    pub async fn learn_budget(&self, engine: EngineId, model: &str, variant: &str, max_tokens: usize) -> usize {
-        if !self.queue.learns_budgets() || self.queue.take_over_budget(engine, model, variant) {
+    /// Learns an engine's token budget from a few batches at low priority, unless the budget is pinned or an engine of its family had one.
+    /// Returns the budget that holds now.
+    pub async fn learn_budget(&self, engine: EngineId, family: Family<'_>, max_tokens: usize) -> usize {
+        let Family { model, variant, .. } = family;
+        if !self.queue.learns_budgets() || self.queue.take_over_budget(engine, family) {
             return self.queue.budget(engine);
         }
         let until = Instant::now() + budget::MOST_TIME;
@@ -191,7 +203,7 @@ impl Batcher {
             }
         }
         if let Some(best) = sweep.best() {
-            self.queue.learnt_budget(engine, best, model, variant);
+            self.queue.learnt_budget(engine, best, family);
         }
         self.queue.budget(engine)
     }

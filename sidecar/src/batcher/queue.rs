@@ -11,7 +11,7 @@ use akidb_domain::window::LaneId;
 use tokio::sync::{oneshot, watch};
 
 use super::policy::{Ask, Cut, Next, Policy};
-use super::{BatchError, BatcherConfig, Embedded, EngineId, Work};
+use super::{BatchError, BatcherConfig, Embedded, EngineId, Family, Work};
 use crate::engine::{Engine, EngineError, Stop, TokenBatch};
 use crate::metrics::{LaneMetrics, Metrics};
 use crate::traces::TraceLink;
@@ -20,6 +20,8 @@ use crate::traces::TraceLink;
 const MAX_OVERHEADS: usize = 64;
 /// Budgets that are kept for engines to come.
 const MAX_LEARNT: usize = 1_024;
+/// Engines whose sizes differ by less than this part are alike: another version of the same graph.
+const ALIKE: u64 = 10;
 
 type Answer = Result<Embedded, BatchError>;
 
@@ -98,8 +100,8 @@ struct State {
     installs: VecDeque<Install>,
     removals: Vec<(EngineId, oneshot::Sender<()>)>,
     overheads: VecDeque<Overhead>,
-    /// Budgets by model and variant.
-    learnt: HashMap<(String, String), usize>,
+    /// Budgets by model and variant, and the bytes of the engine that had it.
+    learnt: HashMap<(String, String), (usize, u64)>,
     /// No more work is taken; what waits at this moment is given up.
     closing: Option<Instant>,
 }
@@ -303,8 +305,8 @@ impl Queue {
         self.lock().policy.probed(engine, tokens, took);
     }
 
-    /// Sets a budget, and keeps it for the next engine of this model and variant.
-    pub(super) fn learnt_budget(&self, engine: EngineId, tokens: usize, model: &str, variant: &str) {
+    /// Sets a budget, and keeps it for the next engine of the family.
+    pub(super) fn learnt_budget(&self, engine: EngineId, tokens: usize, family: Family<'_>) {
         let mut state = self.lock();
         if state.engines.contains_key(&engine) {
             state.policy.set_budget(engine, tokens);
@@ -312,18 +314,20 @@ impl Queue {
         if state.learnt.len() >= MAX_LEARNT {
             state.learnt.clear();
         }
-        state.learnt.insert((model.to_owned(), variant.to_owned()), tokens);
+        state.learnt.insert((family.model.to_owned(), family.variant.to_owned()), (tokens, family.bytes));
     }
 
-    /// Gives an engine the budget of the last one of its model: of its own variant (true), else of another, until it has its own.
-    pub(super) fn take_over_budget(&self, engine: EngineId, model: &str, variant: &str) -> bool {
+    /// Gives an engine the budget of the last one of its family (true); else, until it has its own, that of another of its model.
+    pub(super) fn take_over_budget(&self, engine: EngineId, family: Family<'_>) -> bool {
         let mut state = self.lock();
-        let same = state.learnt.get(&(model.to_owned(), variant.to_owned())).copied();
+        let (model, bytes) = (family.model, family.bytes);
+        let alike = |before: u64| bytes.abs_diff(before) * ALIKE <= before;
+        let last = state.learnt.get(&(model.to_owned(), family.variant.to_owned())).copied();
         let other = || state.learnt.iter().find(|(key, _)| key.0 == model).map(|it| *it.1);
-        if let Some(tokens) = same.or_else(other) {
+        if let Some((tokens, _)) = last.or_else(other) {
             state.policy.set_budget(engine, tokens);
         }
-        same.is_some()
+        last.is_some_and(|it| alike(it.1))
     }
 
     pub(super) fn budget(&self, engine: EngineId) -> usize {

@@ -307,7 +307,7 @@ async fn a_budget_is_learnt_unless_it_is_pinned() {
     for learn_budget in [true, false] {
         let mut rig = Rig::start(BatcherConfig { max_batch_tokens: 77, learn_budget, ..BatcherConfig::default() }).await;
         rig.go = channel().0;
-        let budget = rig.batcher.learn_budget(rig.engine, "m", "fp32", 256).await;
+        let budget = rig.batcher.learn_budget(rig.engine, family(1_000), 256).await;
         assert_eq!((budget != 77, rig.ran() > 0), (learn_budget, learn_budget), "{budget}");
     }
 }
@@ -316,12 +316,21 @@ async fn a_budget_is_learnt_unless_it_is_pinned() {
 async fn the_next_engine_of_a_variant_takes_its_budget_over() {
     let mut rig = Rig::start(BatcherConfig::default()).await;
     rig.go = channel().0;
-    let budget = rig.batcher.learn_budget(rig.engine, "m", "fp32", 256).await;
+    let budget = rig.batcher.learn_budget(rig.engine, family(1_000), 256).await;
     let (_go, receiver) = channel();
     let ran = Arc::new(Mutex::new(Vec::new()));
     // It would never answer a batch.
     let stub = Stub { go: receiver, batches: ran.clone(), stopped: Arc::default(), interrupted: Arc::default() };
     let next = rig.batcher.install(Box::new(stub)).await;
-    assert_eq!(rig.batcher.learn_budget(next, "m", "fp32", 256).await, budget);
+    assert_eq!(rig.batcher.learn_budget(next, family(1_090), 256).await, budget);
     assert!(ran.lock().unwrap().is_empty());
+    // Twice as large: another graph under the same name. This one runs freely.
+    let stub = Stub { go: channel().1, batches: ran.clone(), stopped: Arc::default(), interrupted: Arc::default() };
+    let larger = rig.batcher.install(Box::new(stub)).await;
+    rig.batcher.learn_budget(larger, family(2_000), 256).await;
+    assert!(!ran.lock().unwrap().is_empty());
+}
+
+fn family(bytes: u64) -> Family<'static> {
+    Family { model: "m", variant: "fp32", bytes }
 }
