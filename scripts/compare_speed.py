@@ -14,23 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from akidb_tools import bundle_reader, runtime
-from akidb_tools.errors import BadInput
+from akidb_tools.command import tool
 
 SHAPES = {"32x32": (32, 32), "8x128": (8, 128), "1x16": (1, 16)}
 
 
+@tool
 def main(arguments: list[str] | None = None) -> int:
     """Parses, measures, prints; returns the exit code."""
     parser = argparse.ArgumentParser(prog="compare_speed.py", description="Compare the speed of bundles.")
     parser.add_argument("bundles", nargs="+", type=Path, help="folders or .onnx files; the first is the baseline")
     parser.add_argument("--runs", type=int, default=31, help="batches of each shape and engine (default: 31)")
     options = parser.parse_args(arguments)
-    try:
-        found = [bundle_reader.read(path) for path in options.bundles]
-        words = found[0].encoder().vocabulary_size()
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    found = [bundle_reader.read(path) for path in options.bundles]
+    words = found[0].encoder().vocabulary_size()
     engines = {
         f"{it.model['name']}@{it.manifest['variant']['name']}": runtime.session(
             it.engine, fp8=it.manifest["variant"]["precision"] == "fp8"

@@ -12,26 +12,17 @@ import json
 import sys
 from pathlib import Path
 
-from akidb_tools.distill import Stopped, run
+from akidb_tools.command import say, tool
+from akidb_tools.distill import run
 from akidb_tools.distill_inputs import CACHE, GATE, Options
-from akidb_tools.errors import BadInput, ToolError
 
 
+@tool
 def main(arguments: list[str] | None = None) -> int:
     """Parses, distils, prints; returns the exit code."""
     parsed = vars(_parser().parse_args(arguments))
     as_json = parsed.pop("json")
-    try:
-        record = run(Options(**parsed), lambda line: print(line, file=sys.stderr, flush=True))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except Stopped as error:
-        print(error, file=sys.stderr)
-        return 130
-    except (ToolError, OSError, MemoryError) as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+    record = run(Options(**parsed), say)
     print(json.dumps(record, indent=2, ensure_ascii=False) if as_json else "\n".join(_summary(record)))
     return 1 if record["failures"] else 0
 

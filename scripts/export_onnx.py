@@ -11,24 +11,18 @@ import json
 import sys
 from pathlib import Path
 
-from akidb_tools.errors import BadInput, ToolError
+from akidb_tools.command import say, tool
 from akidb_tools.export import Options, export
 from akidb_tools.pooling import POOLINGS
 
 
+@tool
 def main(arguments: list[str] | None = None) -> int:
     """Parses, exports, prints; returns the exit code."""
     parsed = vars(_parser().parse_args(arguments))
     as_json = parsed.pop("json")
     parsed["prompts"] = dict(parsed.pop("prompt"))
-    try:
-        summary = export(Options(**parsed), lambda line: print(line, file=sys.stderr, flush=True))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ToolError, OSError, MemoryError) as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+    summary = export(Options(**parsed), say)
     print(json.dumps(summary, indent=2) if as_json else _table(summary))
     return 0
 

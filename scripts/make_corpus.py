@@ -10,24 +10,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from akidb_tools.command import say, tool
 from akidb_tools.corpus import Options, build
 from akidb_tools.corpus_sources import DEFAULT_SOURCES, SOURCES
-from akidb_tools.errors import BadInput, ToolError
 
 
+@tool
 def main(arguments: list[str] | None = None) -> int:
     """Parses, builds, prints the digests; returns the exit code."""
     parsed = vars(_parser().parse_args(arguments))
     parsed["sources"] = tuple(parsed["sources"])
     output = parsed["output"]
-    try:
-        report = build(Options(**parsed), lambda line: print(line, file=sys.stderr, flush=True))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ToolError, OSError, MemoryError) as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+    report = build(Options(**parsed), say)
     for part in ("calibration", "test"):
         print(f"{report[part]['sha256']}  {output / report[part]['file']}  {report[part]['n']:,} texts")
     if report["test"]["pairs"]:

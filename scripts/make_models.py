@@ -18,26 +18,21 @@ import time
 from pathlib import Path
 
 from akidb_tools import catalog, five_models, model_steps, models_report, publish, steps
-from akidb_tools.errors import BadInput, ToolError
+from akidb_tools.command import tool
+from akidb_tools.errors import Stopped
 
 ROOM = 8_000_000_000  # bytes that five models take, with checkpoints
 
 
+@tool
 def main(arguments: list[str] | None = None) -> int:
     """Parses, builds, prints; returns the exit code."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _stop)
     try:
         return _run(options)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ToolError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted: what is finished is kept; `make models` goes on where it was", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        raise Stopped("interrupted: what is finished is kept; `make models` goes on where it was") from error
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -13,24 +13,18 @@ import sys
 from pathlib import Path
 
 from akidb_tools import text_sets
-from akidb_tools.errors import BadInput, ToolError
+from akidb_tools.command import say, tool
 from akidb_tools.quantize import Options, run
 from akidb_tools.recipes import RECIPES
 from akidb_tools.validate import lines
 
 
+@tool
 def main(arguments: list[str] | None = None) -> int:
     """Parses, quantizes, prints; returns the exit code."""
     parsed = vars(_parser().parse_args(arguments))
     as_json = parsed.pop("json")
-    try:
-        report = run(Options(**parsed), lambda line: print(line, file=sys.stderr, flush=True))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ToolError, OSError, MemoryError) as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+    report = run(Options(**parsed), say)
     print(json.dumps(report, indent=2, ensure_ascii=False) if as_json else "\n".join(_summary(report)))
     return 1 if report["failures"] and not report["seeded"] else 0
 

@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 
 from akidb_tools import bundle, checkpoint, five_models, seeded, source
-from akidb_tools.errors import BadInput, ToolError
+from akidb_tools.command import say, tool
+from akidb_tools.errors import BadInput
 
 
+@tool
 def main(arguments: list[str] | None = None) -> int:
     """Parses, writes; returns the exit code."""
     parser = argparse.ArgumentParser(prog="seed_checkpoint.py", description="Write a checkpoint of seeded weights.")
@@ -24,18 +26,11 @@ def main(arguments: list[str] | None = None) -> int:
     add("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
     add("--force", action="store_true", help="replace a seeded checkpoint that is there")
     parsed = parser.parse_args(arguments)
-    try:
-        _check(parsed.output, parsed.force)
-        tokenizer = source.resolve(five_models.TEACHER).folder / "tokenizer.json"
-        model = five_models.find(parsed.model)
-        with bundle.replacing(parsed.output.resolve()) as folder:
-            seeded.write(folder, model, parsed.seed, tokenizer, lambda line: print(line, file=sys.stderr, flush=True))
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ToolError, OSError, MemoryError) as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+    _check(parsed.output, parsed.force)
+    tokenizer = source.resolve(five_models.TEACHER).folder / "tokenizer.json"
+    model = five_models.find(parsed.model)
+    with bundle.replacing(parsed.output.resolve()) as folder:
+        seeded.write(folder, model, parsed.seed, tokenizer, say)
     print(f"checkpoint {parsed.output}")
     return 0
 

@@ -13,23 +13,17 @@ import sys
 from pathlib import Path
 
 from akidb_tools import bundle_reader, text_sets, validate
-from akidb_tools.errors import BadInput, ToolError
+from akidb_tools.command import say, tool
 from akidb_tools.recipes import GATE
 
 
+@tool
 def main(arguments: list[str] | None = None) -> int:
     """Parses, validates, prints; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        report = _report(options)
-        if options.output:
-            options.output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ToolError, OSError, MemoryError) as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
-        return 1
+    report = _report(options)
+    if options.output:
+        options.output.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if options.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
     else:
@@ -48,9 +42,6 @@ def _report(options: argparse.Namespace) -> dict:
     encoder, precision = parent.encoder(), child.manifest["variant"]["precision"]
     engines = validate.Engines(parent.engine, child.engine, child.output, encoder, precision)
     gate = {**GATE, **dict(options.gate)}
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
 
     report = validate.measure(engines, dataset, texts, seed=options.seed, gate=gate, say=say)
     if options.measure_speed:

@@ -14,6 +14,8 @@ All models at once: `five_models` (which), `seeded` (weights where none are give
 
 A student: `corpus_train` (texts), `distill_inputs`, `distill_plan`, `distill_cache`, `distill_state`, `distill_net` and
 `distill_train` (the two that need torch), `distill_folder`, `distill` (all of it in order).
+
+Every script's `main` goes through `command`: errors become a line and an exit code.
 """
 
 __version__ = "0.1.0"

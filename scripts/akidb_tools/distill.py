@@ -31,7 +31,7 @@ from . import (
 )
 from .architecture import EncoderConfig
 from .distill_inputs import Options, Teacher, Texts, check, fingerprint, gather, read_teacher, require_torch
-from .errors import BadInput, ToolError
+from .errors import BadInput, Stopped, ToolError
 
 if TYPE_CHECKING:
     from .distill_net import Encoder
@@ -66,10 +66,6 @@ class _Trained:
     progress: Progress
     texts: int
     ran_on: dict[str, str]
-
-
-class Stopped(ToolError):
-    """A signal ended the run; the message says how to go on. Exit code 130."""
 
 
 def run(options: Options, say: Callable[[str], None]) -> dict:
