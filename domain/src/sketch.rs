@@ -67,6 +67,11 @@ impl Sketch {
 
     /// The upper bound, ns, of the bucket that holds the `q`-quantile (nearest rank); `None` when empty, `u64::MAX` in the overflow.
     pub fn quantile(&self, q: f64) -> Option<u64> {
+        self.boundary(q).map(|at| if at > END_INDEX { u64::MAX } else { lower_bound(at) })
+    }
+
+    /// The index of the lowest bucket boundary at or above the `q`-quantile (nearest rank); `None` when empty, past [`END_INDEX`] in the overflow.
+    pub fn boundary(&self, q: f64) -> Option<i32> {
         let count = self.count();
         if count == 0 {
             return None;
@@ -74,21 +79,26 @@ impl Sketch {
         let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).max(1);
         let mut seen = self.underflow;
         if seen >= rank {
-            return Some(lower_bound(MIN_INDEX));
+            return Some(MIN_INDEX);
         }
         for (i, n) in &self.buckets {
             seen += n;
             if seen >= rank {
-                return Some(lower_bound(i + 1));
+                return Some(i + 1);
             }
         }
-        Some(u64::MAX)
+        Some(END_INDEX + 1)
     }
 }
 
 /// The value, ns, above which bucket `index` begins.
 pub fn lower_bound(index: i32) -> u64 {
     BOUNDS[(index.clamp(MIN_INDEX, END_INDEX) - MIN_INDEX) as usize]
+}
+
+/// The bucket of a value, for whoever counts into an array: `MIN_INDEX - 1` below all buckets, `END_INDEX` above them.
+pub fn index_of(nanos: u64) -> i32 {
+    MIN_INDEX + BOUNDS.partition_point(|bound| *bound < nanos) as i32 - 1
 }
 
 enum Place {
