@@ -24,7 +24,7 @@ pub(super) fn assess(config: &Config, state: &State, missing: &[String]) -> Outc
         verdict,
         proven,
         probes: state.tests.probes.count(),
-        canary_requests: state.tests.errors.canary[1],
+        canary_requests: state.tests.errors.canary.requests,
         probing: probing(config, state, &evidence),
         latencies,
         thresholds: state
@@ -96,7 +96,7 @@ fn unproven(config: &Config, state: &State, evidence: &[Evidence]) -> Vec<String
     let Stage::Phase(at) = state.stage else { return Vec::new() };
     let open = evidence.iter().filter(|it| it.within.is_some_and(|within| !within.acts()));
     let mut lacking: Vec<String> = open.map(reason::open).collect();
-    let (probes, requests) = (state.tests.probes.count(), state.tests.errors.canary[1]);
+    let (probes, requests) = (state.tests.probes.count(), state.tests.errors.canary.requests);
     if probes < config.min_probes {
         lacking.push(format!("probes: {probes} of {}", config.min_probes));
     }
@@ -129,7 +129,7 @@ fn probing(config: &Config, state: &State, evidence: &[Evidence]) -> Probing {
     let by_probes = evidence.iter().filter(|it| matches!(it.guardrail, Guardrail::Speed | Guardrail::Quality | Guardrail::Cost));
     let proven = by_probes.filter_map(|it| it.within).all(|it| it.acts()) && state.tests.probes.count() >= config.min_probes;
     match state.stage {
-        Stage::Phase(_) if proven => Probing::Tenth,
+        Stage::Phase(_) if proven => Probing::Trickle,
         Stage::Phase(_) => Probing::Budget,
         _ => Probing::Off,
     }

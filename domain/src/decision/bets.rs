@@ -1,7 +1,7 @@
 //! Betting on the mean of a bounded quantity: the e-process behind every guardrail but the sign test.
 //!
 //! Enters: gains `g >= -1` whose conditional mean is at most 0 under the null hypothesis. Leaves: the logarithm of
-//! `E = mean over kappa of prod (1 + kappa g_i)`. Each product is a non-negative supermartingale that starts at 1, so their mean is one and
+//! `E = sum over kappa of w prod (1 + kappa g_i)`, weights `w` in proportion to kappa. Each product is a non-negative supermartingale that starts at 1, so their mean is one and
 //! `P(E ever reaches 1/alpha) <= alpha` (Ville's inequality), however often it is looked at. Never: the standard library's logarithm,
 //! whose last bit may differ between machines.
 //!
@@ -10,7 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The parts of the capital put at stake, each by a bettor of its own.
+/// The parts of the capital put at stake, each by a bettor of its own, who begins with capital in proportion: large bets decide early, when
+/// evidence is dear; small ones find small differences, with so much evidence that a late start does not matter.
 pub const FRACTIONS: [f64; 6] = [0.05, 0.1, 0.2, 0.4, 0.65, 0.9];
 
 /// Log capital of each bettor.
@@ -30,7 +31,9 @@ impl Bets {
 
     /// ln E.
     pub fn log_e(&self) -> f64 {
-        log_mean_exp(&self.log_capital)
+        let most = self.log_capital.iter().copied().fold(f64::MIN, f64::max);
+        let capital = self.log_capital.iter().zip(FRACTIONS).fold(0.0, |sum, (log, weight)| sum + weight * libm::exp(log - most));
+        most + libm::log(capital / FRACTIONS.iter().fold(0.0, |sum, it| sum + it))
     }
 }
 

@@ -139,7 +139,7 @@ impl Default for Config {
             salt: String::new(),
             unit: Unit::Request,
             burn_in_ms: 0,
-            phases: vec![phase(50_000, 60, 7.0), phase(250_000, 30, 1.0), phase(500_000, 30, 1.0), phase(950_000, 30, 1.0)],
+            phases: vec![phase(50_000, 60, 16.0), phase(250_000, 30, 1.0), phase(500_000, 30, 1.0), phase(950_000, 30, 2.0)],
             margins: Margins::default(),
             alpha: 0.05,
             weights: Weights::default(),
@@ -161,7 +161,7 @@ impl Default for Margins {
 
 impl Default for Weights {
     fn default() -> Self {
-        Self { crash: 0.05, errors: 0.45, speed: 0.1, latency: 0.2, quality: 0.1, cost: 0.1 }
+        Self { crash: 0.05, errors: 0.55, speed: 0.1, latency: 0.2, quality: 0.05, cost: 0.05 }
     }
 }
 

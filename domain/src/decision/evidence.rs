@@ -58,7 +58,7 @@ fn crash(config: &Config, tests: &Tests, phase: usize) -> Evidence {
 fn errors(config: &Config, tests: &Tests, phase: usize) -> Evidence {
     let rates = tests.errors.rates();
     Evidence {
-        n: tests.errors.canary[1],
+        n: tests.errors.canary.requests,
         canary: rates[0],
         baseline: rates[1],
         worse: Some(Strength::at(tests.errors.worse.log_e(), config.roll_back_alpha(Guardrail::Errors, phase, 1))),
@@ -70,7 +70,7 @@ fn errors(config: &Config, tests: &Tests, phase: usize) -> Evidence {
 /// Lindon and Malek's test of equal rates. It takes requests for independent and has no margin, so it is reported and never acts. A sticky
 /// unit's lanes differ in requests for good, so there is no share to hold against.
 fn equal_errors(config: &Config, tests: &Tests) -> Option<Evidence> {
-    let (canary, control) = (tests.errors.canary[0], tests.errors.control[0]);
+    let (canary, control) = (tests.errors.canary.errors, tests.errors.control.errors);
     (config.unit == Unit::Request).then(|| Evidence {
         n: canary + control,
         canary: Some(canary as f64),
@@ -134,7 +134,7 @@ fn in_burn_in(config: &Config, tests: &Tests) -> Vec<Evidence> {
     let rates = tests.errors.rates();
     vec![
         Evidence {
-            n: tests.errors.canary[1],
+            n: tests.errors.canary.requests,
             canary: rates[0],
             baseline: rates[1],
             worse: both(tests.errors.worse.log_e(), tests.errors.within.log_e()),

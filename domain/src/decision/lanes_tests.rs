@@ -4,19 +4,19 @@ use super::*;
 use crate::decision::testing::Coin;
 use crate::sketch::Sketch;
 
-fn lane(coin: &mut Coin, requests: u64, errors_per_10_000: u64) -> Lane {
-    let errors = (0..requests).filter(|_| coin.below(10_000) < errors_per_10_000).count() as u64;
-    Lane { requests, errors, ..Lane::default() }
+fn answers(coin: &mut Coin, requests: u64, errors_per_10_000: u64) -> Answers {
+    Answers { requests, errors: (0..requests).filter(|_| coin.below(10_000) < errors_per_10_000).count() as u64 }
 }
 
-/// How many of `runs` runs of 100 looks ever prove `worse` and `within` at `alpha`, given errors in ten thousand of canary and control.
+/// How many of `runs` runs of 5,000 canary requests ever prove `worse` and `within` at `alpha`, given errors in ten thousand of canary and
+/// control and the requests of a window.
 fn errors(rates: [u64; 2], requests: u64, alpha: f64, runs: u64) -> [usize; 2] {
     let mut counts = [0; 2];
     for run in 0..runs {
         let (mut coin, mut errors, mut seen) = (Coin::new(run), Errors::default(), [false; 2]);
-        for _ in 0..100 {
-            let (canary, control) = (lane(&mut coin, requests, rates[0]), lane(&mut coin, requests, rates[1]));
-            errors.push(&canary, &control, 0.005);
+        for _ in 0..5_000 / requests {
+            let [canary, control] = rates.map(|it| answers(&mut coin, requests, it));
+            errors.push(Window { canary, control }, 0.005);
             seen[0] |= errors.worse.log_e() >= -libm::log(alpha);
             seen[1] |= errors.within.log_e() >= -libm::log(alpha);
         }
@@ -27,30 +27,32 @@ fn errors(rates: [u64; 2], requests: u64, alpha: f64, runs: u64) -> [usize; 2] {
 
 #[test]
 fn errors_are_judged_against_the_margin() {
-    let [worse, within] = errors([10, 10], 100, 0.05, 200);
+    let [worse, within] = errors([10, 10], 10, 0.05, 200);
     assert!(worse <= 1 && within >= 198, "0.1 % each: {worse} and {within} of 200");
-    let [worse, within] = errors([300, 100], 100, 0.01, 200);
-    assert!(worse >= 199 && within == 0, "3 % against 1 %: {worse} and {within} of 200");
+    let [worse, within] = errors([300, 100], 10, 0.01, 200);
+    assert!(worse >= 196 && within == 0, "3 % against 1 %: {worse} and {within} of 200");
 }
 
 #[test]
 fn exactly_half_a_point_apart_nothing_is_proven_but_by_chance() {
-    for (rates, requests) in [([150, 100], 50), ([50, 0], 50), ([50, 0], 500), ([60, 10], 200)] {
+    for (rates, requests) in [([150, 100], 5), ([150, 100], 50), ([50, 0], 2), ([50, 0], 50), ([50, 0], 500), ([60, 10], 200)] {
         let proven = errors(rates, requests, 0.05, 400);
         // 5 % of 400 and three standard errors.
         assert!(proven.iter().all(|it| *it <= 33), "{rates:?} of 10,000 at {requests}: {proven:?} of 400");
     }
 }
 
-/// Whole looks fail together, in either lane alike: no request is independent, and the difference is still symmetric.
+/// Whole windows fail together, in either lane alike: no request is independent, and the difference is still symmetric.
 #[test]
 fn errors_in_clusters_raise_no_alarm_of_equal_arms() {
     let alarms = (0..400).filter(|&run| {
         let (mut coin, mut errors) = (Coin::new(run), Errors::default());
         (0..100).any(|_| {
-            let mut lanes = [lane(&mut coin, 50, 10), lane(&mut coin, 50, 10)];
-            lanes.iter_mut().filter(|_| coin.below(20) == 0).for_each(|it| it.errors = 40);
-            errors.push(&lanes[0], &lanes[1], 0.005);
+            let [canary, control] = [0; 2].map(|_| {
+                let good = answers(&mut coin, 50, 10);
+                if coin.below(20) == 0 { Answers { errors: 40, ..good } } else { good }
+            });
+            errors.push(Window { canary, control }, 0.005);
             errors.worse.log_e() >= libm::log(20.0)
         })
     });
@@ -65,7 +67,7 @@ fn loaded(coin: &mut Coin, load: f64, slower: f64) -> Lane {
         let batch = (1e7 * load * slower * libm::exp(0.4 * (coin.unit() - 0.5))) as u64;
         (0..8).for_each(|_| sketch.record(batch));
     }
-    Lane { requests: 80, latency: vec![sketch], ..Lane::default() }
+    Lane { latency: vec![sketch], ..Lane::default() }
 }
 
 fn latency(slower: f64, runs: u64) -> usize {
@@ -92,8 +94,8 @@ fn latency_alarms_for_slow_lanes_and_not_for_equal_ones() {
 }
 
 #[test]
-fn late_failures_exceed_any_threshold_and_a_unit_counts_once() {
-    let mut lane = Lane { late_failures: 3, latency: vec![Sketch::default(), Sketch::default()], ..Lane::default() };
+fn failures_exceed_any_threshold_and_a_unit_counts_once() {
+    let mut lane = Lane { failures: 3, latency: vec![Sketch::default(), Sketch::default()], ..Lane::default() };
     lane.latency[0].record(5_000_000);
     lane.latency[1].record(7_000_000);
     let at = |ms: f64| bucket_at_or_above(ms);
@@ -111,7 +113,7 @@ fn an_objective_is_broken_only_beyond_what_it_allows() {
         (0..100).any(|_| {
             let mut sketch = Sketch::default();
             (0..200).for_each(|_| sketch.record(if coin.below(1_000) < slow { 90_000_000 } else { 9_000_000 }));
-            objective.push(&Lane { requests: 200, latency: vec![sketch], ..Lane::default() }, Slo { latency_ms: 50.0, allowed: 0.01 });
+            objective.push(&Lane { latency: vec![sketch], ..Lane::default() }, Slo { latency_ms: 50.0, allowed: 0.01 });
             objective.worse.log_e() >= libm::log(400.0)
         })
     };

@@ -20,6 +20,8 @@ pub struct Look {
     pub canary: Lane,
     /// The lane it is compared with: `control`, at 50 % the baseline's own, above 50 % the hold-back.
     pub control: Lane,
+    /// Requests and failures of the two lanes, a telemetry window (a second) each, in order; merged over sidecars.
+    pub windows: Vec<Window>,
     /// Distinct units that the router met for the first time in this stage.
     pub units: Units,
     /// Part of the stretch that the devices served requests, 0 to 1; `None` where nobody knows.
@@ -44,18 +46,34 @@ pub struct Probe {
     pub recall: f64,
 }
 
-/// One of the two compared lanes.
+/// A second of the two compared lanes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// The canary's lane.
+    pub canary: Answers,
+    /// The lane it is compared with.
+    pub control: Answers,
+}
+
+/// How requests ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Answers {
+    /// Requests ended, with success or not. With a sticky unit: those of units that had not failed before in this stage.
+    pub requests: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// One of the two compared lanes, over the whole look.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lane {
-    /// Requests ended, with success or not. With a sticky unit: those of units that had not failed before.
-    pub requests: u64,
-    /// Requests that failed. With a sticky unit: units that failed for the first time in this stage.
-    pub errors: u64,
     /// Latency of answered requests, a sketch a token-length bucket; both lanes have the same buckets.
     pub latency: Vec<Sketch>,
-    /// Timeouts, engine errors and disconnects: exceedances of any threshold.
-    pub late_failures: u64,
+    /// Timeouts, engine errors and disconnects past the threshold: exceedances of any threshold.
+    pub failures: u64,
     /// With a sticky unit: units that for the first time in this stage exceeded the threshold given with the look before.
     pub first_exceedances: Option<u64>,
 }

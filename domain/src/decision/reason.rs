@@ -8,7 +8,7 @@ use super::verdict::{Evidence, Guardrail, Latencies, Stage, Verdict};
 
 /// Why.
 pub(super) fn reason(config: &Config, state: &State, verdict: &Verdict, evidence: &[Evidence]) -> String {
-    let (probes, requests) = (state.tests.probes.count(), state.tests.errors.canary[1]);
+    let (probes, requests) = (state.tests.probes.count(), state.tests.errors.canary.requests);
     let now = share(state.share_ppm(config));
     match verdict {
         Verdict::Promote { share_ppm } if state.stage == Stage::BurnIn => {
@@ -121,6 +121,7 @@ fn milliseconds(ns: Option<u64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decision::look::Answers;
     use crate::sketch::Sketch;
 
     /// The seed's line. A sketch's p95 is at most 1.1 % high, so 7.95 ms reads as 8 and 25.9 as 26.
@@ -132,8 +133,8 @@ mod tests {
             sketch
         };
         let mut tests = Tests { canary_latency: of(7_950_000), control_latency: of(25_700_000), ..Tests::default() };
-        tests.errors.canary = [2, 10_000];
-        tests.errors.control = [4, 20_000];
+        tests.errors.canary = Answers { errors: 2, requests: 10_000 };
+        tests.errors.control = Answers { errors: 4, requests: 20_000 };
         let check = |verdict: Verdict, canary_ns: Option<u64>, expected: &str| {
             let latencies = Latencies { canary_ns, control_ns: tests.control_latency.quantile(0.95), ..Latencies::default() };
             assert_eq!(sentence(&verdict, &tests, &Config::default(), latencies), expected);

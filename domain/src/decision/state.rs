@@ -149,7 +149,9 @@ fn count(config: &Config, state: &mut State, look: &Look, complete: bool) {
     tests.units.rest += look.units.rest;
     // Arms that serve the same variant in a burn-in have no margin.
     let of_canary = |margin: f64| if state.stage == Stage::BurnIn { 0.0 } else { margin };
-    tests.errors.push(&look.canary, &look.control, of_canary(config.margins.errors));
+    for window in &look.windows {
+        tests.errors.push(*window, of_canary(config.margins.errors));
+    }
     let thresholds = state.levels.thresholds(of_canary(config.margins.latency));
     if !thresholds.is_empty() {
         let counts = [exceedances(&look.canary, &thresholds, |it| it.canary), exceedances(&look.control, &thresholds, |it| it.control)];

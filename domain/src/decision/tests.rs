@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::config::{Slo, Unit};
-use super::look::{Crashes, Lane, Look, Missing, Probe, Units};
+use super::look::{Answers, Crashes, Lane, Look, Missing, Probe, Units, Window};
 use super::testing::Coin;
 use super::verdict::Probing;
 use super::*;
@@ -24,12 +24,13 @@ pub(super) const EQUAL: World =
     World { ratio: 1.0, canary_errors: 10, cosine: 0.9999, latency: 1.0, utilisation: 0.5, first_exceedances: None };
 
 pub(super) fn look(coin: &mut Coin, number: u64, world: World, lanes: [f64; 3]) -> Look {
-    let lane = |coin: &mut Coin, slower: f64, errors: u64| {
+    let lane = |coin: &mut Coin, slower: f64| {
         let mut sketch = Sketch::default();
         (0..100).for_each(|_| sketch.record((5e6 * slower * (1.0 + 3.0 * coin.unit())) as u64));
-        let errors = (0..200).filter(|_| coin.below(10_000) < errors).count() as u64;
-        Lane { requests: 200, errors, latency: vec![sketch], first_exceedances: world.first_exceedances, ..Lane::default() }
+        Lane { latency: vec![sketch], first_exceedances: world.first_exceedances, ..Lane::default() }
     };
+    let answers =
+        |coin: &mut Coin, errors: u64| Answers { requests: 10, errors: (0..10).filter(|_| coin.below(10_000) < errors).count() as u64 };
     let probe = |coin: &mut Coin| {
         let time = |coin: &mut Coin, ratio: f64| (8e6 * ratio * (0.9 + 0.2 * coin.unit())) as u64;
         Probe { canary_ns: time(coin, world.ratio), baseline_ns: time(coin, 1.0), cosine: world.cosine, recall: 0.99 }
@@ -37,8 +38,9 @@ pub(super) fn look(coin: &mut Coin, number: u64, world: World, lanes: [f64; 3]) 
     Look {
         number,
         length_ms: 36_000,
-        canary: lane(coin, world.latency, world.canary_errors),
-        control: lane(coin, 1.0, 10),
+        canary: lane(coin, world.latency),
+        control: lane(coin, 1.0),
+        windows: (0..20).map(|_| Window { canary: answers(coin, world.canary_errors), control: answers(coin, 10) }).collect(),
         probes: (0..10).map(|_| probe(coin)).collect(),
         units: Units { canary: 200, control: 200, rest: (200.0 * lanes[2] / lanes[0]) as u64 },
         utilisation: Some(world.utilisation),
@@ -133,7 +135,7 @@ fn a_gap_holds_up_and_is_left_out_of_the_counts() {
     let gap = |it: &mut Look| {
         if it.number == 3 {
             it.missing.lost_windows = 1;
-            it.canary.errors = 200;
+            it.windows[0].canary.errors = 10;
         }
     };
     let (_, outcomes) = run(&Config::default(), EQUAL, 400, gap);
@@ -207,7 +209,7 @@ fn probing_slows_down_once_it_has_proven_its_point() {
     let mut config = Config::default();
     config.phases[0].min_canary_requests = 1_000_000;
     let (_, outcomes) = run(&config, EQUAL, 40, |_| {});
-    assert_eq!((outcomes[0].probing, outcomes[39].probing), (Probing::Budget, Probing::Tenth));
+    assert_eq!((outcomes[0].probing, outcomes[39].probing), (Probing::Budget, Probing::Trickle));
 }
 
 proptest! {
@@ -244,7 +246,7 @@ proptest! {
             let mut outcome = None;
             for number in 1..=5 {
                 let mut look = look(&mut coin, number, EQUAL, [0.05, 0.05, 0.9]);
-                if number == 5 { look.canary.errors += extra; }
+                if number == 5 { look.windows[19].canary.errors += extra; }
                 outcome = Some(step(&config, &mut state, &look).unwrap());
             }
             let evidence = outcome.unwrap().evidence.into_iter().find(|it| it.test == "error rate").unwrap();

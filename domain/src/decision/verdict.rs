@@ -146,8 +146,8 @@ pub struct Latencies {
 pub enum Probing {
     /// As often as the budget allows.
     Budget,
-    /// A tenth of it: what probes can prove is proven.
-    Tenth,
+    /// A fiftieth of it: what probes can prove is proven.
+    Trickle,
     /// Not at all: nothing to compare.
     Off,
 }
