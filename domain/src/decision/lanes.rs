@@ -13,6 +13,9 @@
 //!   few, so short windows decide with fewer requests. Latency takes whole looks, because what waits at a window's end is late in the next. The
 //!   scale covers three standard deviations at the margin, because a cut there would favour the null that is to be refuted: several errors at
 //!   once must count for what they are.
+//!   With a sticky unit a lane may have more traffic than the other for good, and `e_c - e_k` with it. That is fair to a roll-back, for the draw was;
+//!   but it would prove *within* of a canary whose draw is the lighter one. There `x = 2 n_c n_k/(n_c + n_k) (e_c/n_c - e_k/n_k - margin)`, whose mean at
+//!   the margin is 0 whatever the traffic is, over as many windows as give each lane four requests.
 //! - The objective: `x = n_above - allowed n`, of the canary alone.
 
 use serde::{Deserialize, Serialize};
@@ -107,34 +110,76 @@ pub struct Errors {
     pub canary: Answers,
     /// Of the control lane.
     pub control: Answers,
-    /// Windows counted.
-    pub windows: u64,
+    /// Windows bet on.
+    seen: Seen,
+    /// With a sticky unit: groups of windows bet on as `within`, and the group that is being gathered.
+    groups: Seen,
+    group: Window,
 }
 
+/// What a scale is set from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    bets: u64,
+    errors: u64,
+    requests: u64,
+}
+
+/// Requests in each lane that a group of windows gathers.
+const GROUP: u64 = 4;
+
 impl Errors {
-    /// Takes a window.
-    pub fn push(&mut self, window: Window, margin: f64) {
+    /// Takes a window. With `fixed_draw` the lanes' shares of the traffic differ for good, and `within` is bet on rates.
+    pub fn push(&mut self, window: Window, margin: f64, fixed_draw: bool) {
         let Window { canary, control } = window;
-        let allowed = |n: u64| margin * n as f64 / 2.0;
-        let x = canary.errors as f64 - control.errors as f64 - allowed(canary.requests + control.requests);
-        if self.windows > 0 {
-            let windows = self.windows as f64;
-            let allowed = allowed(self.canary.requests + self.control.requests) / windows;
-            let deviation = ((self.canary.errors + self.control.errors) as f64 / windows + allowed).sqrt();
-            let gain = (x / (allowed + 3.0 * deviation + 1.0)).clamp(-1.0, 1.0);
-            self.worse.push(gain);
+        let x = canary.errors as f64 - control.errors as f64 - margin * (canary.requests + control.requests) as f64 / 2.0;
+        let gain = self.seen.gain(x, margin);
+        self.worse.push(gain);
+        if fixed_draw {
+            self.gather(window, margin);
+        } else {
             self.within.push(-gain);
         }
-        self.windows += 1;
-        for (sums, lane) in [(&mut self.canary, canary), (&mut self.control, control)] {
-            sums.errors += lane.errors;
-            sums.requests += lane.requests;
+        self.seen.add(window);
+        self.canary.add(canary);
+        self.control.add(control);
+    }
+
+    fn gather(&mut self, window: Window, margin: f64) {
+        self.group.canary.add(window.canary);
+        self.group.control.add(window.control);
+        let Window { canary, control } = self.group;
+        if canary.requests.min(control.requests) < GROUP {
+            return;
         }
+        let (n, m) = (canary.requests as f64, control.requests as f64);
+        let x = 2.0 * n * m / (n + m) * (canary.errors as f64 / n - control.errors as f64 / m - margin);
+        self.within.push(-self.groups.gain(x, margin));
+        self.groups.add(self.group);
+        self.group = Window::default();
     }
 
     /// Error rates of canary and control.
     pub fn rates(&self) -> [Option<f64>; 2] {
         [self.canary, self.control].map(|it| (it.requests > 0).then(|| it.errors as f64 / it.requests as f64))
+    }
+}
+
+impl Seen {
+    fn gain(&self, x: f64, margin: f64) -> f64 {
+        if self.bets == 0 {
+            return 0.0;
+        }
+        let bets = self.bets as f64;
+        let allowed = margin * self.requests as f64 / 2.0 / bets;
+        let deviation = (self.errors as f64 / bets + allowed).sqrt();
+        (x / (allowed + 3.0 * deviation + 1.0)).clamp(-1.0, 1.0)
+    }
+
+    fn add(&mut self, window: Window) {
+        self.bets += 1;
+        self.errors += window.canary.errors + window.control.errors;
+        self.requests += window.canary.requests + window.control.requests;
     }
 }
 

@@ -16,7 +16,7 @@ fn errors(rates: [u64; 2], requests: u64, alpha: f64, runs: u64) -> [usize; 2] {
         let (mut coin, mut errors, mut seen) = (Coin::new(run), Errors::default(), [false; 2]);
         for _ in 0..5_000 / requests {
             let [canary, control] = rates.map(|it| answers(&mut coin, requests, it));
-            errors.push(Window { canary, control }, 0.005);
+            errors.push(Window { canary, control }, 0.005, false);
             seen[0] |= errors.worse.log_e() >= -libm::log(alpha);
             seen[1] |= errors.within.log_e() >= -libm::log(alpha);
         }
@@ -42,6 +42,21 @@ fn exactly_half_a_point_apart_nothing_is_proven_but_by_chance() {
     }
 }
 
+/// The canary's draw has a third less traffic than the control's, for good: exactly at the margin its fewer errors must not prove it good.
+#[test]
+fn a_lighter_draw_proves_nothing() {
+    let proven = (0..400).filter(|&run| {
+        let (mut coin, mut errors) = (Coin::new(run), Errors::default());
+        (0..1_000).any(|_| {
+            let (canary, control) = (answers(&mut coin, 4, 150), answers(&mut coin, 6, 100));
+            errors.push(Window { canary, control }, 0.005, true);
+            errors.within.log_e() >= libm::log(20.0)
+        })
+    });
+    let proven = proven.count();
+    assert!(proven <= 33, "{proven} of 400");
+}
+
 /// Whole windows fail together, in either lane alike: no request is independent, and the difference is still symmetric.
 #[test]
 fn errors_in_clusters_raise_no_alarm_of_equal_arms() {
@@ -52,7 +67,7 @@ fn errors_in_clusters_raise_no_alarm_of_equal_arms() {
                 let good = answers(&mut coin, 50, 10);
                 if coin.below(20) == 0 { Answers { errors: 40, ..good } } else { good }
             });
-            errors.push(Window { canary, control }, 0.005);
+            errors.push(Window { canary, control }, 0.005, false);
             errors.worse.log_e() >= libm::log(20.0)
         })
     });

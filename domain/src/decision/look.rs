@@ -66,6 +66,14 @@ pub struct Answers {
     pub errors: u64,
 }
 
+impl Answers {
+    /// Adds others.
+    pub fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.errors += other.errors;
+    }
+}
+
 /// One of the two compared lanes, over the whole look.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -149,8 +149,9 @@ fn count(config: &Config, state: &mut State, look: &Look, complete: bool) {
     tests.units.rest += look.units.rest;
     // Arms that serve the same variant in a burn-in have no margin.
     let of_canary = |margin: f64| if state.stage == Stage::BurnIn { 0.0 } else { margin };
+    let fixed_draw = config.unit == Unit::Sticky && state.stage != Stage::BurnIn;
     for window in &look.windows {
-        tests.errors.push(*window, of_canary(config.margins.errors));
+        tests.errors.push(*window, of_canary(config.margins.errors), fixed_draw);
     }
     let thresholds = state.levels.thresholds(of_canary(config.margins.latency));
     if !thresholds.is_empty() {
