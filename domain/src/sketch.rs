@@ -98,7 +98,35 @@ pub fn lower_bound(index: i32) -> u64 {
 
 /// The bucket of a value, for whoever counts into an array: `MIN_INDEX - 1` below all buckets, `END_INDEX` above them.
 pub fn index_of(nanos: u64) -> i32 {
-    MIN_INDEX + BOUNDS.partition_point(|bound| *bound < nanos) as i32 - 1
+    MIN_INDEX + bounds_below(nanos) as i32 - 1
+}
+
+/// Values with the same exponent and the same next bits lie in one cell, narrower than a bucket: a search begins there.
+const CELL_BITS: u32 = 7;
+/// Exponent of the first cell; all below is underflow.
+const FIRST_EXPONENT: u32 = 15;
+/// Exponents with cells; all above is overflow.
+const EXPONENTS: u32 = 21;
+
+/// Bounds below the least value of each cell.
+static CELLS: LazyLock<Vec<u16>> = LazyLock::new(|| {
+    let least = |cell: u64| ((1 << CELL_BITS) + cell % (1 << CELL_BITS)) << (FIRST_EXPONENT - CELL_BITS + (cell >> CELL_BITS) as u32);
+    (0..u64::from(EXPONENTS) << CELL_BITS).map(|cell| BOUNDS.partition_point(|bound| *bound < least(cell)) as u16).collect()
+});
+
+/// How many bounds are below a value.
+fn bounds_below(nanos: u64) -> usize {
+    let exponent = 63 - (nanos | 1).leading_zeros();
+    if exponent < FIRST_EXPONENT {
+        return 0;
+    }
+    let cell = ((exponent - FIRST_EXPONENT) << CELL_BITS) as usize + ((nanos >> (exponent - CELL_BITS)) & ((1 << CELL_BITS) - 1)) as usize;
+    let bounds = BOUNDS.as_slice();
+    let mut at = CELLS.get(cell).map_or(bounds.len(), |it| usize::from(*it));
+    while at < bounds.len() && bounds[at] < nanos {
+        at += 1;
+    }
+    at
 }
 
 enum Place {
@@ -108,7 +136,7 @@ enum Place {
 }
 
 fn bucket_of(nanos: u64) -> Place {
-    match BOUNDS.partition_point(|bound| *bound < nanos) {
+    match bounds_below(nanos) {
         0 => Place::Under,
         n if n == BOUNDS.len() => Place::Over,
         n => Place::Bucket(MIN_INDEX + n as i32 - 1),
@@ -141,6 +169,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_value_is_found_where_a_search_finds_it(nanos in 0..140_000_000_000u64, at in 0..BOUNDS.len(), by in 0..3u64) {
+            for nanos in [nanos, nanos >> 8, nanos >> 16, BOUNDS[at] + by - 1] {
+                prop_assert_eq!(bounds_below(nanos), BOUNDS.partition_point(|bound| *bound < nanos), "{}", nanos);
+            }
+        }
+
         #[test]
         fn a_merge_equals_recording_everything_in_one(a in prop::collection::vec(0..100_000_000_000u64, 0..60), b in prop::collection::vec(0..100_000_000_000u64, 0..60)) {
             let mut merged = sketch_of(&a);

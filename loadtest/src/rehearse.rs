@@ -37,7 +37,7 @@ use traffic::Shape;
 pub struct RehearseArgs {
     /// A plan; see loadtest/plans/rehearse.
     pub plan: PathBuf,
-    /// Runs a cell, instead of the plan's.
+    /// Runs a cell, instead of the plan's; its expectations are then not judged.
     #[arg(long)]
     pub runs: Option<u64>,
     /// Seed, instead of the plan's.
@@ -61,6 +61,7 @@ pub struct Rehearsal {
     plan: Plan,
     only: String,
     threads: u64,
+    judged: bool,
 }
 
 impl TryFrom<RehearseArgs> for Rehearsal {
@@ -70,13 +71,14 @@ impl TryFrom<RehearseArgs> for Rehearsal {
         within("--threads", args.threads, 1, 1_024)?;
         within("--runs", args.runs.unwrap_or(1), 1, 10_000_000)?;
         let mut plan = Plan::load(&args.plan)?;
+        let judged = args.runs.is_none_or(|it| it == plan.runs);
         (plan.runs, plan.seed) = (args.runs.unwrap_or(plan.runs), args.seed.unwrap_or(plan.seed));
         let name = args.plan.file_stem().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
         let only = args.only.unwrap_or_default();
         if cells(&plan).all(|(load, arm)| !format!("{load} / {}", plan.arms[arm].name).contains(&only)) {
             return Err(BadPlan(format!("--only `{only}` leaves no cell of {}", args.plan.display())));
         }
-        Ok(Self { name, plan, only, threads: args.threads })
+        Ok(Self { name, plan, only, threads: args.threads, judged })
     }
 }
 
@@ -88,9 +90,9 @@ fn cells(plan: &Plan) -> impl Iterator<Item = (&String, usize)> {
 
 /// Rehearses every cell.
 pub fn rehearse(rehearsal: &Rehearsal, progress: &ProgressBar) -> Report {
-    let Rehearsal { name, plan, only, threads } = rehearsal;
+    let Rehearsal { name, plan, only, threads, judged } = rehearsal;
     let noise = Table::lognormal(1.0, plan.device.noise);
-    let mut report = Report::new(name, plan);
+    let mut report = Report::new(name, plan, *judged);
     for (index, (name, arm)) in cells(plan).enumerate() {
         let (load, arm) = (&plan.loads[name], &plan.arms[arm]);
         if !format!("{name} / {}", arm.name).contains(only) {
@@ -99,7 +101,7 @@ pub fn rehearse(rehearsal: &Rehearsal, progress: &ProgressBar) -> Report {
         progress.set_message(format!("{name} / {}", arm.name));
         let shape = Shape::new(load);
         let cell = Cell { plan, load, arm, shape: &shape, noise: &noise, index: index as u64 };
-        report.add(name, arm, load, &all_runs(cell, *threads, progress));
+        report.add(name, arm, &all_runs(cell, *threads, progress));
     }
     report
 }

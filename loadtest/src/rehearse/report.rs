@@ -5,7 +5,7 @@
 use akidb_domain::decision::Guardrail;
 use serde::Serialize;
 
-use super::plan::{Arm, Expect, Load, Plan};
+use super::plan::{Arm, Expect, Plan};
 use super::run::{Moment, Run};
 use super::usual::Usual;
 
@@ -26,6 +26,8 @@ pub struct Report {
     pub alpha: f64,
     /// One an arm and load.
     pub cells: Vec<CellReport>,
+    /// Whether the plan's expectations, which are of its number of runs, were held against the results.
+    pub judged: bool,
     /// Expectations that were missed, in words.
     pub missed: Vec<String>,
 }
@@ -76,7 +78,7 @@ pub struct Medians {
 }
 
 impl Report {
-    pub(super) fn new(name: &str, plan: &Plan) -> Self {
+    pub(super) fn new(name: &str, plan: &Plan, judged: bool) -> Self {
         Self {
             plan: name.to_owned(),
             seed: plan.seed,
@@ -85,11 +87,12 @@ impl Report {
             hold: plan.hold,
             alpha: plan.experiment.alpha,
             cells: Vec::new(),
+            judged,
             missed: Vec::new(),
         }
     }
 
-    pub(super) fn add(&mut self, load: &str, arm: &Arm, _: &Load, runs: &[Run]) {
+    pub(super) fn add(&mut self, load: &str, arm: &Arm, runs: &[Run]) {
         let count = |of: &dyn Fn(&Run) -> bool| runs.iter().filter(|it| of(it)).count() as u64;
         let usual = |of: fn(&Run) -> Option<Usual>| [Usual::Promoted, Usual::RolledBack].map(|it| count(&|run| of(run) == Some(it)));
         let mean = |of: fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len().max(1) as f64;
@@ -111,7 +114,9 @@ impl Report {
             thresholds: usual(|it| it.thresholds),
             binomial: usual(|it| it.binomial),
         };
-        self.missed.extend(missed(&cell, arm.expect).into_iter().map(|it| format!("{load} / {}: {it}", arm.name)));
+        if self.judged {
+            self.missed.extend(missed(&cell, arm.expect).into_iter().map(|it| format!("{load} / {}: {it}", arm.name)));
+        }
         self.cells.push(cell);
     }
 
@@ -146,7 +151,9 @@ impl Report {
                 .to_owned(),
         );
         lines.extend(self.missed.iter().map(|it| format!("MISSED {it}")));
-        if self.missed.is_empty() {
+        if !self.judged {
+            lines.push("the plan's expectations are of its own number of runs: not judged".to_owned());
+        } else if self.missed.is_empty() {
             lines.push("every expectation of the plan holds".to_owned());
         }
         lines.join("\n") + "\n"

@@ -74,8 +74,8 @@ pub(super) fn run(cell: Cell<'_>, n: u64) -> Run {
     let (mut state, mut run, mut usual) = (State::new(&config), Run::default(), UsualTests::default());
     let (mut now, mut stage, mut busy_s, mut probe_s) = (Moment::default(), None, 0.0, 0.0);
     let looks = plan.looks + load.users.filter(|it| it.sticky).map_or(0, |it| it.burn_in_looks);
-    while now.look < looks && !matches!(state.stage, Stage::Complete | Stage::RolledBack) {
-        if stage != Some(state.stage) {
+    while now.look < looks && !over(plan, &state, &usual) {
+        if stage != Some(state.stage) && state.stage != Stage::RolledBack {
             stage = Some(state.stage);
             begin(&mut machine, &config, state.stage);
         }
@@ -85,6 +85,11 @@ pub(super) fn run(cell: Cell<'_>, n: u64) -> Run {
         let counts = machine.work_until(now.ms as f64 / 1e3);
         now.probes += counts.probes.len() as u64;
         (busy_s, probe_s) = (busy_s + counts.busy_s, probe_s + counts.probe_s);
+        if state.stage == Stage::RolledBack {
+            usual.take(&counts, config.margins.latency, config.margins.errors, now.look == looks);
+            continue;
+        }
+        (run.utilisation, run.probe_share) = (busy_s * 1e3 / now.ms as f64, probe_s * 1e3 / now.ms as f64);
         let in_burn_in = state.stage == Stage::BurnIn;
         if !in_burn_in {
             now.canary_requests += counts.lanes[2].all;
@@ -96,9 +101,16 @@ pub(super) fn run(cell: Cell<'_>, n: u64) -> Run {
         note(&mut run, &outcome, now, plan.hold, state.stage, in_burn_in);
     }
     (run.thresholds, run.binomial) = (usual.thresholds, usual.binomial);
-    run.utilisation = busy_s * 1e3 / now.ms as f64;
-    run.probe_share = probe_s * 1e3 / now.ms as f64;
     run
+}
+
+/// Whether there is nothing left to learn. Where the share is held, a canary that the engine has rolled back stays for the usual tests to judge.
+fn over(plan: &Plan, state: &State, usual: &UsualTests) -> bool {
+    match state.stage {
+        Stage::Complete => true,
+        Stage::RolledBack => !plan.hold || (usual.thresholds.is_some() && usual.binomial.is_some()),
+        Stage::BurnIn | Stage::Phase(_) => false,
+    }
 }
 
 fn begin(machine: &mut Machine<'_>, config: &Config, stage: Stage) {
