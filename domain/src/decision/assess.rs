@@ -16,6 +16,11 @@ pub(super) fn assess(config: &Config, state: &State, missing: &[String]) -> Outc
     let proven = unproven.is_empty() && missing.is_empty() && alarm(config, state, &evidence).is_none();
     let verdict = verdict(config, state, &evidence, missing, unproven);
     let latencies = latencies(config, &state.tests);
+    let next = match verdict {
+        Verdict::Promote { .. } => after(config, state.stage),
+        Verdict::RollBack { .. } => Stage::RolledBack,
+        Verdict::Wait { .. } | Verdict::Inconclusive { .. } => state.stage,
+    };
     Outcome {
         look: state.looks,
         stage: state.stage,
@@ -25,14 +30,9 @@ pub(super) fn assess(config: &Config, state: &State, missing: &[String]) -> Outc
         proven,
         probes: state.tests.probes.count(),
         canary_requests: state.tests.errors.canary.requests,
-        probing: probing(config, state, &evidence),
+        probing: if next == state.stage { probing(config, state, &evidence) } else { from_the_start(next) },
         latencies,
-        thresholds: state
-            .levels
-            .thresholds(if state.stage == Stage::BurnIn { 0.0 } else { config.margins.latency })
-            .into_iter()
-            .flatten()
-            .collect(),
+        thresholds: state.levels.thresholds(if next == Stage::BurnIn { 0.0 } else { config.margins.latency }),
         evidence,
     }
 }
@@ -128,11 +128,12 @@ fn too_busy(config: &Config, state: &State) -> Option<String> {
 fn probing(config: &Config, state: &State, evidence: &[Evidence]) -> Probing {
     let by_probes = evidence.iter().filter(|it| matches!(it.guardrail, Guardrail::Speed | Guardrail::Quality | Guardrail::Cost));
     let proven = by_probes.filter_map(|it| it.within).all(|it| it.acts()) && state.tests.probes.count() >= config.min_probes;
-    match state.stage {
-        Stage::Phase(_) if proven => Probing::Trickle,
-        Stage::Phase(_) => Probing::Budget,
-        _ => Probing::Off,
-    }
+    if proven && matches!(state.stage, Stage::Phase(_)) { Probing::Trickle } else { from_the_start(state.stage) }
+}
+
+/// Probing at the start of a stage.
+pub(super) const fn from_the_start(stage: Stage) -> Probing {
+    if matches!(stage, Stage::Phase(_)) { Probing::Budget } else { Probing::Off }
 }
 
 fn latencies(config: &Config, tests: &Tests) -> Latencies {

@@ -5,13 +5,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::assess::assess;
+use super::assess::{assess, from_the_start};
 use super::config::{Config, Unit};
 use super::crash::CrashTest;
 use super::lanes::{Errors, Latency, Levels, Objective, exceedances};
 use super::look::{Look, Units};
 use super::probes::ProbeTests;
-use super::verdict::{Outcome, Stage, Verdict};
+use super::verdict::{Outcome, Probing, Stage, Verdict};
 use crate::sketch::Sketch;
 
 /// What a rollout remembers.
@@ -90,6 +90,11 @@ impl State {
     pub fn new(config: &Config) -> Self {
         let stage = if config.burn_in_ms > 0 { Stage::BurnIn } else { Stage::Phase(0) };
         Self { stage, ..Self::default() }
+    }
+
+    /// How often to probe before the first look of this stage.
+    pub const fn probing(&self) -> Probing {
+        from_the_start(self.stage)
     }
 
     /// Parts in a million of the traffic that the canary's variant is to serve now.

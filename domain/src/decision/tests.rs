@@ -210,6 +210,7 @@ fn probing_slows_down_once_it_has_proven_its_point() {
     config.phases[0].min_canary_requests = 1_000_000;
     let (_, outcomes) = run(&config, EQUAL, 40, |_| {});
     assert_eq!((outcomes[0].probing, outcomes[39].probing), (Probing::Budget, Probing::Trickle));
+    assert_eq!(last(EQUAL, |_| {}).probing, Probing::Off);
 }
 
 proptest! {

@@ -184,8 +184,8 @@ pub struct Outcome {
     pub probes: u64,
     /// Requests of the canary's compared lane so far in this stage.
     pub canary_requests: u64,
-    /// For the sidecars.
+    /// For the sidecars, until the next look.
     pub probing: Probing,
-    /// For the sidecars, by token-length bucket.
-    pub thresholds: Vec<Threshold>,
+    /// For the sidecars, by token-length bucket; `None` until the control lane has had a request in it.
+    pub thresholds: Vec<Option<Threshold>>,
 }

@@ -45,7 +45,7 @@ pub(super) struct Machine<'a> {
     budget: f64,
     budget_rate: f64,
     candidate: Candidate,
-    thresholds: Vec<Threshold>,
+    thresholds: Vec<Option<Threshold>>,
     counts: Counts,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Machine<'a> {
     }
 
     /// Until the next look: part of the probe budget that is wanted, and the thresholds that sticky users are held against.
-    pub(super) fn wanted(&mut self, probing: f64, thresholds: Vec<Threshold>) {
+    pub(super) fn wanted(&mut self, probing: f64, thresholds: Vec<Option<Threshold>>) {
         self.budget_rate = probing;
         self.thresholds = thresholds;
     }
@@ -186,10 +186,10 @@ impl<'a> Machine<'a> {
         let class = usize::from(request.tokens > super::counts::SHORT);
         let late = if failed {
             counts.failures += 1;
-            !self.thresholds.is_empty()
+            self.thresholds.iter().any(Option::is_some)
         } else {
             let bucket = counts.record(class, (latency * 1e9) as u64);
-            let at = self.thresholds.get(class);
+            let at = self.thresholds.get(class).copied().flatten();
             at.is_some_and(|at| bucket >= if LANES[lane] == Lane::Canary { at.canary } else { at.control })
         };
         counts.first_late += u64::from(late && self.router.first_late(request.user));

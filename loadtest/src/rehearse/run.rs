@@ -72,6 +72,7 @@ pub(super) fn run(cell: Cell<'_>, n: u64) -> Run {
     let traffic = Traffic::new(load, cell.shape, stream(0));
     let mut machine = Machine::new(&plan.device, arm, cell.noise, traffic, Router::new(load, &config.salt), stream(1));
     let (mut state, mut run, mut usual) = (State::new(&config), Run::default(), UsualTests::default());
+    machine.wanted(budget(state.probing()), Vec::new());
     let (mut now, mut stage, mut busy_s, mut probe_s) = (Moment::default(), None, 0.0, 0.0);
     let looks = plan.looks + load.users.filter(|it| it.sticky).map_or(0, |it| it.burn_in_looks);
     while now.look < looks && !over(plan, &state, &usual) {
@@ -118,7 +119,6 @@ fn begin(machine: &mut Machine<'_>, config: &Config, stage: Stage) {
     let canary = stage != Stage::BurnIn;
     // Above 50 % what is not compared runs on the canary's engine.
     machine.begin(phase.lanes(), [canary && phase.share_ppm > 500_000, false, canary]);
-    machine.wanted(if canary { 1.0 } else { 0.0 }, Vec::new());
 }
 
 const fn budget(probing: Probing) -> f64 {
