@@ -116,7 +116,7 @@ static CELLS: LazyLock<Vec<u16>> = LazyLock::new(|| {
 
 /// How many bounds are below a value.
 fn bounds_below(nanos: u64) -> usize {
-    let exponent = 63 - (nanos | 1).leading_zeros();
+    let exponent = (nanos | 1).ilog2();
     if exponent < FIRST_EXPONENT {
         return 0;
     }

@@ -184,7 +184,7 @@ impl<'a> Machine<'a> {
             counts.answer((self.now - self.look_start).max(0.0) as usize, failed && self.router.first_failure(request.user));
         }
         let class = usize::from(request.tokens > super::counts::SHORT);
-        let late = if failed {
+        let exceeds = if failed {
             counts.failures += 1;
             self.thresholds.iter().any(Option::is_some)
         } else {
@@ -192,7 +192,7 @@ impl<'a> Machine<'a> {
             let at = self.thresholds.get(class).copied().flatten();
             at.is_some_and(|at| bucket >= if LANES[lane] == Lane::Canary { at.canary } else { at.control })
         };
-        counts.first_late += u64::from(late && self.router.first_late(request.user));
+        counts.first_late += u64::from(exceeds && self.router.first_late(request.user));
     }
 
     /// Engine time of a batch, s.

@@ -73,11 +73,11 @@ pub(super) fn run(cell: Cell<'_>, n: u64) -> Run {
     let mut machine = Machine::new(&plan.device, arm, cell.noise, traffic, Router::new(load, &config.salt), stream(1));
     let (mut state, mut run, mut usual) = (State::new(&config), Run::default(), UsualTests::default());
     machine.wanted(budget(state.probing()), Vec::new());
-    let (mut now, mut stage, mut busy_s, mut probe_s) = (Moment::default(), None, 0.0, 0.0);
+    let (mut now, mut begun, mut busy_s, mut probe_s) = (Moment::default(), None, 0.0, 0.0);
     let looks = plan.looks + load.users.filter(|it| it.sticky).map_or(0, |it| it.burn_in_looks);
     while now.look < looks && !over(plan, &state, &usual) {
-        if stage != Some(state.stage) && state.stage != Stage::RolledBack {
-            stage = Some(state.stage);
+        if begun != Some(state.stage) && state.stage != Stage::RolledBack {
+            begun = Some(state.stage);
             begin(&mut machine, &config, state.stage);
         }
         run.share_ppm = run.share_ppm.max(state.share_ppm(&config));
