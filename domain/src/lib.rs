@@ -10,12 +10,14 @@
 //! - [`sketch`]: mergeable latency histograms
 //! - [`window`]: what a sidecar reports of a second of work
 //! - [`cost`]: spend, direct cost, overhead and idle to the picodollar
+//! - [`decision`]: when a canary grows, waits or is rolled back
 //! - [`reference`](mod@reference): parity with reference vectors
 //! - [`benchmark`]: results of a benchmark of engines
 
 pub mod benchmark;
 pub mod bundle;
 pub mod cost;
+pub mod decision;
 pub mod reference;
 pub mod sketch;
 pub mod snapshot;

@@ -67,6 +67,11 @@ impl Sketch {
 
     /// The upper bound, ns, of the bucket that holds the `q`-quantile (nearest rank); `None` when empty, `u64::MAX` in the overflow.
     pub fn quantile(&self, q: f64) -> Option<u64> {
+        self.boundary(q).map(|at| if at > END_INDEX { u64::MAX } else { lower_bound(at) })
+    }
+
+    /// The index of the lowest bucket boundary at or above the `q`-quantile (nearest rank); `None` when empty, past [`END_INDEX`] in the overflow.
+    pub fn boundary(&self, q: f64) -> Option<i32> {
         let count = self.count();
         if count == 0 {
             return None;
@@ -74,21 +79,54 @@ impl Sketch {
         let rank = ((q.clamp(0.0, 1.0) * count as f64).ceil() as u64).max(1);
         let mut seen = self.underflow;
         if seen >= rank {
-            return Some(lower_bound(MIN_INDEX));
+            return Some(MIN_INDEX);
         }
         for (i, n) in &self.buckets {
             seen += n;
             if seen >= rank {
-                return Some(lower_bound(i + 1));
+                return Some(i + 1);
             }
         }
-        Some(u64::MAX)
+        Some(END_INDEX + 1)
     }
 }
 
 /// The value, ns, above which bucket `index` begins.
 pub fn lower_bound(index: i32) -> u64 {
     BOUNDS[(index.clamp(MIN_INDEX, END_INDEX) - MIN_INDEX) as usize]
+}
+
+/// The bucket of a value, for whoever counts into an array: `MIN_INDEX - 1` below all buckets, `END_INDEX` above them.
+pub fn index_of(nanos: u64) -> i32 {
+    MIN_INDEX + bounds_below(nanos) as i32 - 1
+}
+
+/// Values with the same exponent and the same next bits lie in one cell, narrower than a bucket: a search begins there.
+const CELL_BITS: u32 = 7;
+/// Exponent of the first cell; all below is underflow.
+const FIRST_EXPONENT: u32 = 15;
+/// Exponents with cells; all above is overflow.
+const EXPONENTS: u32 = 21;
+
+/// Bounds below the least value of each cell.
+static CELLS: LazyLock<Vec<u16>> = LazyLock::new(|| {
+    let least = |cell: u64| ((1 << CELL_BITS) + cell % (1 << CELL_BITS)) << (FIRST_EXPONENT - CELL_BITS + (cell >> CELL_BITS) as u32);
+    (0..u64::from(EXPONENTS) << CELL_BITS).map(|cell| BOUNDS.partition_point(|bound| *bound < least(cell)) as u16).collect()
+});
+
+/// How many bounds are below a value.
+fn bounds_below(nanos: u64) -> usize {
+    let exponent = (nanos | 1).ilog2();
+    if exponent < FIRST_EXPONENT {
+        return 0;
+    }
+    let cell = ((exponent - FIRST_EXPONENT) << CELL_BITS) as usize + ((nanos >> (exponent - CELL_BITS)) & ((1 << CELL_BITS) - 1)) as usize;
+    let bounds = BOUNDS.as_slice();
+    let mut at = CELLS.get(cell).map_or(bounds.len(), |it| usize::from(*it));
+    while at < bounds.len() && bounds[at] < nanos {
+        at += 1;
+    }
+    at
 }
 
 enum Place {
@@ -98,7 +136,7 @@ enum Place {
 }
 
 fn bucket_of(nanos: u64) -> Place {
-    match BOUNDS.partition_point(|bound| *bound < nanos) {
+    match bounds_below(nanos) {
         0 => Place::Under,
         n if n == BOUNDS.len() => Place::Over,
         n => Place::Bucket(MIN_INDEX + n as i32 - 1),
@@ -131,6 +169,13 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_value_is_found_where_a_search_finds_it(nanos in 0..140_000_000_000u64, at in 0..BOUNDS.len(), by in 0..3u64) {
+            for nanos in [nanos, nanos >> 8, nanos >> 16, BOUNDS[at] + by - 1] {
+                prop_assert_eq!(bounds_below(nanos), BOUNDS.partition_point(|bound| *bound < nanos), "{}", nanos);
+            }
+        }
+
         #[test]
         fn a_merge_equals_recording_everything_in_one(a in prop::collection::vec(0..100_000_000_000u64, 0..60), b in prop::collection::vec(0..100_000_000_000u64, 0..60)) {
             let mut merged = sketch_of(&a);

@@ -9,6 +9,7 @@ use akidb_loadtest::benchmark::{self, ReportArgs};
 use akidb_loadtest::compare::{self, Compare, CompareArgs};
 use akidb_loadtest::http::Unreachable;
 use akidb_loadtest::plan::{BadPlan, Run, RunArgs};
+use akidb_loadtest::rehearse::{self, Rehearsal, RehearseArgs};
 use akidb_loadtest::validate::{self, Validate, ValidateArgs};
 use akidb_loadtest::{report, run, watch};
 use clap::{Parser, Subcommand};
@@ -31,6 +32,8 @@ enum Command {
     Compare(Box<CompareArgs>),
     /// Hold a running service against its objectives: latency, throughput, GPU, cost, models. Sends no load.
     Validate(ValidateArgs),
+    /// Rehearse a rollout before it goes live: the real decision engine, many times, on a simulated device.
+    Rehearse(RehearseArgs),
     /// Render results of `cargo bench --bench embedding_comprehensive` as a Markdown page with SVG plots.
     Report(ReportArgs),
 }
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(*args),
         Command::Compare(args) => compare(*args),
         Command::Validate(args) => validate(args),
+        Command::Rehearse(args) => rehearse(args),
         Command::Report(args) => render(&args),
     };
     done.unwrap_or_else(|error| {
@@ -73,6 +77,14 @@ fn validate(args: ValidateArgs) -> anyhow::Result<ExitCode> {
     let verdict = runtime()?.block_on(validate::validate(&plan))?;
     say(&verdict.text(), &verdict, file.as_deref())?;
     Ok(code(verdict.success))
+}
+
+fn rehearse(args: RehearseArgs) -> anyhow::Result<ExitCode> {
+    let file = args.json.clone();
+    let rehearsal = Rehearsal::try_from(args)?;
+    let report = rehearse::rehearse(&rehearsal, &run::progress_bar(None));
+    say(&report.text(), &report, file.as_deref())?;
+    Ok(code(report.missed.is_empty()))
 }
 
 fn render(args: &ReportArgs) -> anyhow::Result<ExitCode> {
