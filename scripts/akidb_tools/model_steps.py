@@ -13,7 +13,7 @@ from pathlib import Path
 from . import bundle, checkpoint, corpus, source, weights
 from .errors import BadInput
 from .five_models import MODELS, TEACHER, Recipe, canonical, find
-from .step_inputs import SCRIPTS, Digests, code, environment
+from .step_inputs import SCRIPTS, Digests, code
 from .steps import Step
 
 CORPUS_STEP = "corpus"
@@ -124,8 +124,8 @@ def _distilled(plan: Plan, model: Recipe, folder: Path) -> Step:
     def inputs(digests: Digests) -> dict:
         if not (SCRIPTS.parent / script).is_file():
             raise BadInput(f"{script} is missing here")
-        teacher = source.resolve(TEACHER).folder
-        return {"code": _code(script), "teacher": digests.folder(teacher), "packages": environment("torch")}
+        # A training is worth more than a change of code: only another teacher or other options call for a new one.
+        return {"teacher": digests.folder(source.resolve(TEACHER).folder), "packages": {}}
 
     def adopt() -> dict | None:
         """A student of the same teacher that someone trained into the folder."""

@@ -33,8 +33,8 @@ DONE, KEPT, FAILED, WAITING = "done", "kept", "failed", "waiting"
 @dataclass(frozen=True)
 class Step:
     """One command (a script and its arguments). `inputs` is asked when everything in `needs` is there; `outputs` are
-    bundles, other folders or files. `adopt` answers for a result that was made by hand, if that will do; `clear` is
-    removed before the command runs again for other inputs."""
+    bundles, other folders or files. `adopt` answers for a result that was made by hand, if that will do; `clear` is put
+    aside while the command runs again for other inputs, and back if that comes to nothing."""
 
     name: str
     command: Sequence[str]
@@ -90,15 +90,16 @@ class Runner:
         if adopted is not None and None not in self._results(step):
             self._say(f"{title}: made by hand, kept")
             return self._done(step, record, {"key": key, "inputs": inputs}, Outcome(KEPT, 0.0, adopted))
-        for path in step.clear if known else ():
-            shutil.rmtree(path, ignore_errors=True)
-        record.unlink(missing_ok=True)
+        cleared = _put_aside(step.clear) if known else []
         self._say(f"{title}  ({_clock(time.monotonic() - self._started)} so far)")
         started = time.monotonic()
         code, printed, last = self._call(step)
         seconds = round(time.monotonic() - started, 1)
         if code or None in self._results(step):
+            _put_back(cleared)
             return self._failed(step, title, last or f"exit code {code}", seconds)
+        for _, aside in cleared:
+            shutil.rmtree(aside)
         try:
             answer = json.loads(printed)
         except ValueError:
@@ -162,6 +163,22 @@ class Runner:
         sizes = {f.name: f.stat().st_size for f in output.iterdir()}
         whole = files and all(sizes.get(f["path"]) == f["bytes"] for f in files)
         return bundle.artifact_digest(files) if whole else None
+
+
+def _put_aside(paths: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Where each was and where it lies now. One that lies there already (a run that was killed) is the older one."""
+    pairs = [(path, path.with_name(f"{path.name}.before")) for path in paths]
+    for path, aside in pairs:
+        if path.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+    return [pair for pair in pairs if pair[1].exists()]
+
+
+def _put_back(pairs: Sequence[tuple[Path, Path]]) -> None:
+    for path, aside in pairs:
+        shutil.rmtree(path, ignore_errors=True)
+        aside.rename(path)
 
 
 def _read(file: Path) -> dict:

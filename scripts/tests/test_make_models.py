@@ -107,7 +107,13 @@ def test_what_was_made_by_hand_is_kept_until_its_inputs_change(tmp_path):
         assert (outcome.state, outcome.answer) == (steps.KEPT, {"by": "hand"})
     assert [line for line in said if "made by hand, kept" in line] == ["[1/1] student: made by hand, kept"]
     inputs["teacher"] = 2
+    good = script.read_text()
+    script.write_text(f"{good}; raise SystemExit(3)")
     (outcome,) = steps.Runner(tmp_path / "records", said.append).run([step]).values()
+    assert outcome.state == steps.FAILED and (output / "weights").read_text() == "trained by hand"
+    script.write_text(good)
+    (outcome,) = steps.Runner(tmp_path / "records", said.append).run([step]).values()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out"]
     assert outcome.state == steps.DONE and (output / "weights").read_text() == "new"
 
 

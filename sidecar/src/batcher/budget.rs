@@ -22,8 +22,8 @@ const TEXT: usize = 32;
 const PASSES: usize = 3;
 /// A budget is good enough from this part of the best rate.
 const NEARLY: f64 = 0.98;
-/// Nothing larger than a batch of this time is tried: whoever waits would wait too long, and its memory stays taken.
-const LONGEST: Duration = Duration::from_millis(50);
+/// Nothing that should take longer than this is tried, beyond two sizes: whoever waits would wait too long, and its memory stays taken.
+const LONGEST: Duration = Duration::from_millis(30);
 /// Two doublings that bring less than this end the sweep.
 const PAYS: f64 = 1.05;
 /// An id that every vocabulary has; what it means does not matter.
@@ -90,7 +90,7 @@ impl Sweep {
     /// Whether either of the last two doublings paid.
     fn pays(&self) -> bool {
         match self.sizes.as_slice() {
-            [.., last] if last.fastest >= LONGEST => false,
+            [_, .., last] if 2 * last.fastest > LONGEST => false,
             [.., before, first, second] => first.rate().max(second.rate()) > PAYS * before.rate(),
             _ => true,
         }
@@ -119,14 +119,14 @@ mod tests {
     #[test]
     fn a_cpu_gets_a_small_budget_and_soon() {
         let (budget, took) = sweep(500.0, 130.0, 1_024);
-        assert_eq!(budget, Some(256));
+        assert_eq!(budget, Some(128));
         assert!(took < Duration::from_millis(800), "{took:?}");
     }
 
     #[test]
     fn a_gpu_gets_a_large_one() {
         assert_eq!(sweep(300.0, 0.1, usize::MAX).0, Some(16_384));
-        assert_eq!(sweep(1_000.0, 10.0, usize::MAX).0, Some(4_096));
+        assert_eq!(sweep(1_000.0, 10.0, usize::MAX).0, Some(2_048));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //!   text pays more, so short ones are not stuck behind it.
 //! - Within a class the earliest deadline is first. Each further text of a request counts as due later by the engine time of those before
 //!   it, so a request of a thousand texts lets others in between.
-//! - A batch holds as many tokens as its engine's budget: the configured one, or one learnt at warm-up.
+//! - A batch holds as many tokens as its engine's budget: the configured one, or one learnt at warm-up. Where little waits, a batch of long texts holds
+//!   half of it as long as much shorter ones come in too: they would wait for all of it.
 //! - Padding in a batch may cost what one more run would (learnt), but no more than a 32nd of the budget, and a
 //!   32nd of the batch on top.
 //! - An idle device runs at once. Otherwise a batch that is not full waits for the window: `max_wait`, or if adaptive, the fixed cost of a
@@ -28,6 +29,12 @@ use super::{BatcherConfig, EngineId};
 
 /// Tokens by which credit grows: a few short texts.
 const QUANTUM: i64 = 128;
+/// So many waiting texts are few: latency counts more than throughput.
+const FEW: usize = 16;
+/// A text so many times as long as another is long beside it,
+const LONG: u32 = 4;
+/// and so long after it.
+const RECENT: Duration = Duration::from_millis(500);
 /// Overhead may take a tenth of a busy device.
 const OVERHEAD_PART: u64 = 9;
 /// Most overhead that is saved up.
@@ -99,6 +106,8 @@ pub struct Policy<L> {
     tokens: u64,
     /// Tokens of the batch that runs.
     running: u64,
+    /// Tokens of the shortest text of late, and when it came.
+    shortest: Option<(u32, Instant)>,
     last_arrival: Option<Instant>,
     /// Mean time between texts, ns.
     gap_ns: f64,
@@ -146,6 +155,7 @@ impl<L: Clone + Eq> Policy<L> {
             texts: 0,
             tokens: 0,
             running: 0,
+            shortest: None,
             last_arrival: None,
             gap_ns: f64::INFINITY,
             idle: true,
@@ -172,6 +182,7 @@ impl<L: Clone + Eq> Policy<L> {
     pub fn push(&mut self, now: Instant, ask: Ask<L>) {
         let Ask { request, lane: key, engine, app, lengths, deadline } = ask;
         self.learn_arrivals(now, lengths.len());
+        self.learn_shortest(now, lengths.iter().copied().min());
         let mut due = deadline;
         let mut texts = Vec::with_capacity(lengths.len());
         for tokens in lengths {
@@ -206,7 +217,7 @@ impl<L: Clone + Eq> Policy<L> {
         let mut wake: Option<Instant> = None;
         for at in 0..self.lanes.len() {
             match self.reason(&self.lanes[at], now) {
-                Ok(reason) => return Next::Run(self.cut(at, reason)),
+                Ok(reason) => return Next::Run(self.cut(at, reason, now)),
                 Err(until) => wake = Some(wake.map_or(until, |it| it.min(until))),
             }
         }
@@ -292,6 +303,21 @@ impl<L: Clone + Eq> Policy<L> {
         }
     }
 
+    fn learn_shortest(&mut self, now: Instant, tokens: Option<u32>) {
+        let Some(tokens) = tokens else { return };
+        let holds = |it: &(u32, Instant)| it.0 < tokens && now.saturating_duration_since(it.1) < RECENT;
+        if !self.shortest.as_ref().is_some_and(holds) {
+            self.shortest = Some((tokens, now));
+        }
+    }
+
+    /// Most tokens of a batch that begins with a text of `tokens`.
+    fn room(&self, lane: &Lane<L>, tokens: u32, now: Instant) -> usize {
+        let budget = self.budget(lane.engine);
+        let shorter = |it: &(u32, Instant)| it.0 * LONG <= tokens && now.saturating_duration_since(it.1) < RECENT;
+        if lane.texts <= FEW && self.shortest.as_ref().is_some_and(shorter) { budget / 2 } else { budget }
+    }
+
     /// Why a lane should run now, or when it should at the latest.
     fn reason(&self, lane: &Lane<L>, now: Instant) -> Result<&'static str, Instant> {
         let oldest = lane.arrivals.first().map_or(now, |it| it.0);
@@ -314,13 +340,15 @@ impl<L: Clone + Eq> Policy<L> {
         if self.gap_ns < fixed.as_nanos() as f64 { fixed.min(self.config.max_wait) } else { Duration::ZERO }
     }
 
-    fn cut(&mut self, at: usize, reason: &'static str) -> Cut<L> {
+    fn cut(&mut self, at: usize, reason: &'static str, now: Instant) -> Cut<L> {
         self.idle = false;
         let (key, engine) = (self.lanes[at].key.clone(), self.lanes[at].engine);
-        self.lanes.rotate_left(at + 1);
         // What was learnt on a busy machine may be far off.
         let free_padding = self.costs.get(&engine).map_or(0, Cost::fixed_tokens).min(self.budget(engine) / 32);
-        let mut shape = Shape::new(self.config.max_batch_size.max(1), self.budget(engine), free_padding);
+        let shape = |budget| Shape::new(self.config.max_batch_size.max(1), budget, free_padding);
+        let first = self.lanes[at].best(&shape(self.budget(engine))).map_or(0, |it| it.tokens);
+        let mut shape = shape(self.room(&self.lanes[at], first, now));
+        self.lanes.rotate_left(at + 1);
         let mut items = Vec::new();
         while let Some(item) = self.pick(&key, &mut shape) {
             items.push(item);

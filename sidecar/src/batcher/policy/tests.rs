@@ -90,6 +90,31 @@ fn a_long_text_and_a_short_one_do_not_share_a_batch() {
 }
 
 #[test]
+fn long_texts_run_in_smaller_batches_while_short_ones_come_too() {
+    let mut policy = Policy::new(BatcherConfig { max_batch_tokens: 400, learn_budget: false, ..BatcherConfig::default() });
+    let start = Instant::now();
+    let mut together = |after_ms: u64, short: bool, waiting: u64| {
+        let now = start + Duration::from_millis(after_ms);
+        let late = now + Duration::from_secs(30);
+        if short {
+            policy.push(now, ask(after_ms * 1_000, 0, "", vec![20], late));
+            assert_eq!(cut(policy.next(now)).items.len(), 1);
+        }
+        for request in 1..=waiting {
+            policy.push(now, ask(after_ms * 1_000 + request, 0, "", vec![200], late));
+        }
+        let texts = cut(policy.next(now)).items.len();
+        while matches!(policy.next(now), Next::Run(_)) {}
+        texts
+    };
+    assert_eq!(together(0, false, 4), 2);
+    assert_eq!(together(1, true, 4), 1, "the next short one would wait for both");
+    assert_eq!(together(2, false, 4), 1, "it may come again");
+    assert_eq!(together(3, false, 17), 2, "where much waits, throughput counts");
+    assert_eq!(together(900, false, 4), 2, "it has not come for long");
+}
+
+#[test]
 fn a_single_text_is_not_stuck_behind_a_thousand() {
     let mut policy = Policy::new(BatcherConfig::default());
     let mut now = Instant::now();
