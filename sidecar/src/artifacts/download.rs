@@ -17,8 +17,8 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::{ArtifactError, cache};
 use crate::backoff::Backoff;
 
-/// Bytes of a range.
-pub const RANGE_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes of a range; large ones leave their size in the heap.
+pub const RANGE_BYTES: u64 = 2 * 1024 * 1024;
 /// Ranges on their way at a time.
 const PARALLEL: usize = 4;
 /// Tries of a range.

@@ -23,7 +23,7 @@ const PASSES: usize = 3;
 /// A budget is good enough from this part of the best rate.
 const NEARLY: f64 = 0.98;
 /// Nothing that should take longer than this is tried, beyond two sizes: whoever waits would wait too long, and its memory stays taken.
-const LONGEST: Duration = Duration::from_millis(30);
+const LONGEST: Duration = Duration::from_millis(40);
 /// Two doublings that bring less than this end the sweep.
 const PAYS: f64 = 1.05;
 /// An id that every vocabulary has; what it means does not matter.
