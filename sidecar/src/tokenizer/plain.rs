@@ -170,7 +170,8 @@ mod tests {
             // Below three there is no room for the token that shows what is put around a text.
             assert_eq!(plain.is_some(), limit > 2);
             let Some(plain) = plain else { continue };
-            for text in ["", " ", "  The  quick\u{20}BROWN fox's 1,000 jumps_over; e-mail@example.org (a.b) #tag `x` ~ ^", "a [b] c", &long] {
+            for text in ["", " ", "  The  quick\u{20}BROWN fox's 1,000 jumps_over; e-mail@example.org (a.b) #tag `x` ~ ^", "a [b] c", &long]
+            {
                 same(&whole, &plain, text);
             }
             proptest!(ProptestConfig::with_cases(200), |(text in "[ -~]{0,200}", words in "([A-Za-z']{1,12}[ ,.]?){0,30}")| {
