@@ -46,7 +46,7 @@ impl Plain {
         let bytes = |piece: &str, id: &u32| (Box::from(piece.as_bytes()), *id);
         let heads: HashMap<_, _> = ascii().map(|(piece, id)| bytes(piece, id)).collect();
         let tails: HashMap<_, _> = ascii().filter_map(|(piece, id)| Some(bytes(piece.strip_prefix(prefix)?, id))).collect();
-        let longest = heads.keys().map(|it: &Box<[u8]>| it.len()).max()?;
+        let longest = vocabulary.keys().map(String::len).max()?;
         let (before, after) = around(whole, *vocabulary.get("a")?)?;
         let mut reserved = [false; 128];
         for token in whole.get_added_tokens_decoder().values() {
@@ -59,7 +59,7 @@ impl Plain {
             let whole = whole.encode_fast(text, true).ok();
             whole.is_some_and(|it| plain.encode(text).is_none_or(|ours| ours.ids == it.get_ids()))
         };
-        PROBES.iter().all(|text| same(&text)).then_some(plain)
+        PROBES.iter().all(|text| same(text)).then_some(plain)
     }
 
     pub(super) fn encode(&self, text: &str) -> Option<Encoded> {
