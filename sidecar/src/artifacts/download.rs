@@ -17,7 +17,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use super::{ArtifactError, cache};
 use crate::backoff::Backoff;
 
-/// Bytes of a range; large ones leave their size in the heap.
+/// Bytes of a range; with larger ones an idle sidecar holds more memory (docs/PERFORMANCE.md).
 pub const RANGE_BYTES: u64 = 2 * 1024 * 1024;
 /// Ranges on their way at a time.
 const PARALLEL: usize = 4;

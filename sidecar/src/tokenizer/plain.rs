@@ -1,6 +1,5 @@
 //! The shorter way for plain English: printable ASCII through BERT's word pieces. The whole tokenizer walks a text five times and keeps
-//! every character's way; here it is split and looked up once (55 -> 4 us for 18 words, and a lone request finds little of it in the
-//! processor's caches).
+//! every character's way; here it is split and looked up once (0.06 -> 0.011 ms of a lone request of 18 words, `server-timing`'s tokenize).
 //!
 //! Enters: a text. Leaves: what the whole tokenizer would give, or nothing for a text that is not plain. Never: a different id.
 
