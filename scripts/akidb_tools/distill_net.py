@@ -5,7 +5,7 @@ The only architecture is the BERT family's, as `forward` has it. Needs torch (re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -24,10 +24,6 @@ class Encoder:
         self.config, self.pooling, self.device = config, pooling, device
         self.parameters = {name: torch.tensor(value, device=device) for name, value in tensors.items()}
 
-    def embed(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Unit vectors float32 [batch, dimension]."""
-        return self.pool(self.states(ids, mask), mask)
-
     def states(self, ids: torch.Tensor, mask: torch.Tensor, inner: list[torch.Tensor] | None = None) -> torch.Tensor:
         """The last hidden states, float32 [batch, tokens, width]; `inner` collects the feed-forward activations."""
         x = self._tokens(ids)
@@ -37,7 +33,7 @@ class Encoder:
         return x.float()
 
     def pool(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Unit vectors of hidden states."""
+        """Unit vectors float32 [batch, dimension] of hidden states."""
         if self.pooling == "cls":
             return F.normalize(states[:, 0], dim=-1)
         real = mask.unsqueeze(-1).float()
@@ -98,12 +94,9 @@ def batch(rows: Sequence[np.ndarray], device: str) -> tuple[torch.Tensor, torch.
 
 def embed_all(encoder: Encoder, rows: Sequence[np.ndarray], size: int = 64, half: bool = False) -> np.ndarray:
     """float32 [rows, dimension] in the order of `rows`, without gradients; `half`: products in bfloat16."""
-    order = np.argsort([len(row) for row in rows], kind="stable")
     vectors = np.empty((len(rows), encoder.config.hidden), np.float32)
-    with torch.no_grad(), torch.autocast(encoder.device, torch.bfloat16, enabled=half):
-        for start in range(0, len(order), size):
-            chosen = order[start : start + size]
-            vectors[chosen] = encoder.embed(*batch([rows[n] for n in chosen], encoder.device)).cpu().numpy()
+    for chosen, states, mask in _in_batches(encoder, rows, size, half):
+        vectors[chosen] = encoder.pool(states, mask).cpu().numpy()
     return vectors
 
 
@@ -111,14 +104,23 @@ def states_of_all(encoder: Encoder, rows: Sequence[np.ndarray], size: int = 64, 
     """Last hidden states float16 [tokens of all rows, width], row after row in the order of `rows`."""
     lengths = np.array([len(row) for row in rows])
     starts, found = np.cumsum(lengths) - lengths, np.empty((lengths.sum(), encoder.config.hidden), np.float16)
-    order = np.argsort(lengths, kind="stable")
-    with torch.no_grad(), torch.autocast(encoder.device, torch.bfloat16, enabled=half):
-        for first in range(0, len(order), size):
-            chosen = order[first : first + size]
-            got = encoder.states(*batch([rows[n] for n in chosen], encoder.device)).half().cpu().numpy()
-            for n, state in zip(chosen, got, strict=True):
-                found[starts[n] : starts[n] + lengths[n]] = state[: lengths[n]]
+    for chosen, states, _ in _in_batches(encoder, rows, size, half):
+        for n, state in zip(chosen, states.half().cpu().numpy(), strict=True):
+            found[starts[n] : starts[n] + lengths[n]] = state[: lengths[n]]
     return found
+
+
+def _in_batches(
+    encoder: Encoder, rows: Sequence[np.ndarray], size: int, half: bool
+) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor]]:
+    """Which rows, their last hidden states and their mask; like lengths together, without gradients."""
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    for start in range(0, len(order), size):
+        chosen = order[start : start + size]
+        ids, mask = batch([rows[n] for n in chosen], encoder.device)
+        with torch.no_grad(), torch.autocast(encoder.device, torch.bfloat16, enabled=half):
+            states = encoder.states(ids, mask)
+        yield chosen, states, mask
 
 
 def moments(encoder: Encoder, rows: Sequence[np.ndarray], layers: Sequence[int]) -> dict[int, Moments]:
