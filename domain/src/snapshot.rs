@@ -102,6 +102,13 @@ pub struct ServedArtifact {
     pub files: Vec<ServedFile>,
 }
 
+impl ServedArtifact {
+    /// Bytes of all its files.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|it| it.file.bytes).sum()
+    }
+}
+
 /// A file to pull.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServedFile {

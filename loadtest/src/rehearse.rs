@@ -75,7 +75,7 @@ impl TryFrom<RehearseArgs> for Rehearsal {
         (plan.runs, plan.seed) = (args.runs.unwrap_or(plan.runs), args.seed.unwrap_or(plan.seed));
         let name = args.plan.file_stem().map_or_else(String::new, |it| it.to_string_lossy().into_owned());
         let only = args.only.unwrap_or_default();
-        if cells(&plan).all(|(load, arm)| !format!("{load} / {}", plan.arms[arm].name).contains(&only)) {
+        if cells(&plan).all(|(load, arm)| !title(load, &plan.arms[arm]).contains(&only)) {
             return Err(BadPlan(format!("--only `{only}` leaves no cell of {}", args.plan.display())));
         }
         Ok(Self { name, plan, only, threads: args.threads, judged })
@@ -88,6 +88,11 @@ fn cells(plan: &Plan) -> impl Iterator<Item = (&String, usize)> {
     (0..plan.arms.len()).flat_map(move |arm| plan.loads.keys().filter(move |load| meets(load, arm)).map(move |load| (load, arm)))
 }
 
+/// What `--only` looks into.
+fn title(load: &str, arm: &plan::Arm) -> String {
+    format!("{load} / {}", arm.name)
+}
+
 /// Rehearses every cell.
 pub fn rehearse(rehearsal: &Rehearsal, progress: &ProgressBar) -> Report {
     let Rehearsal { name, plan, only, threads, judged } = rehearsal;
@@ -95,10 +100,11 @@ pub fn rehearse(rehearsal: &Rehearsal, progress: &ProgressBar) -> Report {
     let mut report = Report::new(name, plan, *judged);
     for (index, (name, arm)) in cells(plan).enumerate() {
         let (load, arm) = (&plan.loads[name], &plan.arms[arm]);
-        if !format!("{name} / {}", arm.name).contains(only) {
+        let title = title(name, arm);
+        if !title.contains(only) {
             continue;
         }
-        progress.set_message(format!("{name} / {}", arm.name));
+        progress.set_message(title);
         let shape = Shape::new(load);
         let cell = Cell { plan, load, arm, shape: &shape, noise: &noise, index: index as u64 };
         report.add(name, arm, &all_runs(cell, *threads, progress));

@@ -136,7 +136,7 @@ impl Artifacts {
         let inner = &self.inner;
         let view = View::pin(inner.clone(), &artifact.digest);
         let name = format!("{name} ({})", artifact.digest.get(..12).unwrap_or(&artifact.digest));
-        let total = artifact.files.iter().map(|it| it.file.bytes).sum();
+        let total = artifact.bytes();
         let done = AtomicU64::new(0);
         progress(0, total);
         for served in &artifact.files {

@@ -94,7 +94,7 @@ pub struct Family<'a> {
     pub model: &'a str,
     /// Variant.
     pub variant: &'a str,
-    /// Bytes of the engine's files.
+    /// Bytes of its artifact.
     pub bytes: u64,
 }
 

@@ -163,8 +163,7 @@ impl Job {
         let proven = timeout_at(until, self.prove(parts, &files.folder, around.beside)).await;
         let (engine, tokenizer) = proven.map_err(|_| ActivationError::Slow { artifact: self.name(), limit: parts.load_timeout })??;
         let engine = parts.batcher.install(engine).await;
-        let bytes = self.artifact.files.iter().map(|it| it.file.bytes).sum();
-        let family = Family { model: &self.card.name, variant: &self.variant, bytes };
+        let family = Family { model: &self.card.name, variant: &self.variant, bytes: self.artifact.bytes() };
         let budget = parts.batcher.learn_budget(engine, family, self.card.max_tokens as usize).await;
         tracing::info!(artifact = self.name(), max_batch_tokens = budget, "proven");
         drop(mark);

@@ -34,7 +34,7 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) fn new(job: Job) -> Self {
-        let total = job.artifact.files.iter().map(|it| it.file.bytes).sum();
+        let total = job.artifact.bytes();
         Self {
             state: VariantState::Pulling { done: 0, total },
             reason: String::new(),

@@ -98,7 +98,7 @@ impl Inputs<'_> {
             Some(slot) => (digest, slot.state, slot.reason.clone()),
             None if is_cached(&choice.artifact) => (digest, VariantState::Cached, not_held(hold)),
             None => {
-                let total = choice.artifact.files.iter().map(|it| it.file.bytes).sum();
+                let total = choice.artifact.bytes();
                 (digest, VariantState::Pulling { done: 0, total }, not_held(hold))
             }
         }
