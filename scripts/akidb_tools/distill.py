@@ -6,8 +6,8 @@ half-way (Ctrl-C, SIGTERM), the same command goes on from where it was. torch is
 
 from __future__ import annotations
 
+import ctypes
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -157,8 +157,7 @@ def stopping() -> Iterator[Callable[[], bool]]:
 
 def _train(job: _Job, work: Path, stop: Callable[[], bool]) -> _Trained | None:
     """From the state in `work` where there is one; None where `stop` came before the first step."""
-    # Threads that spin while they wait for one another cost a shared machine several times what they save.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    _keep_freed_memory()
     import torch
 
     from . import distill_net, distill_train
@@ -206,6 +205,15 @@ def _train(job: _Job, work: Path, stop: Callable[[], bool]) -> _Trained | None:
     products = "bfloat16" if training.recipe.half else "float32"
     ran_on = {"device": device, "products": products, "torch": torch.__version__}
     return _Trained(training.student, progress, len(rows), ran_on)
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc reuse what a step frees: handed back to the kernel, it is zeroed and mapped again by the next one."""
+    trim_threshold, mmap_threshold = -1, -3  # mallopt's names for them, from malloc.h
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(trim_threshold, 2**30)
+        mallopt(mmap_threshold, 2**30)
 
 
 def _untrained(job: _Job, master: Encoder, sample: Sequence[np.ndarray]) -> Encoder:
