@@ -43,8 +43,8 @@ def best_rows(group: Group, seen: Seen) -> Choice:
     return min([plain(group, seen), *moved], key=lambda choice: choice.error)
 
 
-def best_static(group: Group, seen: Seen, move: bool = True) -> Choice:
-    """The best moves under one scale for all rows, then the best calibrator for them."""
+def best_static(group: Group, seen: Seen, move: bool = True, wide: bool = False) -> Choice:
+    """The best moves under one scale for all rows, then the best calibrator for them; `wide` moves wide inputs too."""
     rows = seen.rows[:ROWS]
 
     def choice(plan: RowPlan, how: str, calibrator: str, reach: float) -> Choice:
@@ -54,16 +54,16 @@ def best_static(group: Group, seen: Seen, move: bool = True) -> Choice:
     def maximum(plan: RowPlan) -> float:
         return float(np.abs(_apply(plan, np.stack([seen.low, seen.high]))).max())
 
-    candidates = [(RowPlan(), ""), *(_moves(group, seen) if move else [])]
+    candidates = [(RowPlan(), ""), *(_moves(group, seen, wide) if move else [])]
     measured = [(choice(plan, how, "maximum", maximum(plan)), plan, how) for plan, how in candidates]
     best, plan, how = min(measured, key=lambda item: item[0].error)
     others = reaches(np.abs(_apply(plan, rows)), maximum(plan))
     return min([best, *(choice(plan, how, name, reach) for name, reach in others.items())], key=lambda c: c.error)
 
 
-def fixed(group: Group, seen: Seen, strength: float = 0.6) -> Choice:
+def fixed(group: Group, seen: Seen, strength: float = 0.6, wide: bool = False) -> Choice:
     """Moves of one strength, unmeasured: for seeded weights, whose errors say nothing."""
-    if not _narrow(group):
+    if not (wide or _narrow(group)):
         return Choice(RowPlan(), float("nan"), "rows, unmeasured")
     shift = seen.rows.mean(axis=0)
     plan = RowPlan(shift, _scale(_reach(seen.rows - shift), group, strength))
@@ -74,8 +74,8 @@ def _narrow(group: Group) -> bool:
     return group.depth < group.weights.shape[1]
 
 
-def _moves(group: Group, seen: Seen) -> Iterator[tuple[RowPlan, str]]:
-    if not _narrow(group):
+def _moves(group: Group, seen: Seen, wide: bool = False) -> Iterator[tuple[RowPlan, str]]:
+    if not (wide or _narrow(group)):
         return
     rows = seen.rows[:ROWS]
     for name, shift in (("", None), ("mean", seen.rows.mean(axis=0))):

@@ -6,6 +6,7 @@ Sessions share their cores (no spinning) and pad only within a batch of like len
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from onnx import ModelProto
 
 from .parity import padded
 
-THREADS = 2
+THREADS = int(os.environ.get("AKIDB_TOOL_THREADS", "2"))
 BATCH = 16
 LARGE = 256_000_000  # bytes of a graph that is not kept in memory twice
 LEAST_INVARIANCE = 0.9999

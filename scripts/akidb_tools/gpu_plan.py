@@ -1,0 +1,87 @@
+"""Names enter; which engines the GPU benchmark builds and which shapes it measures leave. Data only.
+
+In order of value: a stage that runs out of time has done the first ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .five_models import Shape
+
+NARROW = "1x16:1x32:8x64"
+WIDE = "1x16:256x32:512x256"
+DEEP = "1x16:64x128:64x512"
+BATCHES = (1, 8, 16, 32, 64, 256, 512)
+TOKENS = (16, 32, 128)
+# The shapes that candidates are compared at, the most telling first.
+RACE = {"all-MiniLM-L6-v2": ((256, 32), (512, 128), (64, 128)), "": ((64, 128), (8, 128))}
+FIVE_BATCHES, FIVE_TOKENS = (1, 8, 16, 32, 64), 32
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model. `like` is the five models' name whose tokenizer, pooling and prompts it has; `shape` seeds it."""
+
+    name: str
+    profiles: tuple[str, ...]
+    like: str | None = None
+    shape: Shape | None = None
+
+
+MINILM = Subject("all-MiniLM-L6-v2", (WIDE,))
+# 12 of UAE-Large's 24 layers: ratios between precisions are those of 24, and an engine builds in half the time.
+LARGE = Subject("UAE-Large-V1-12-layers", (DEEP,), "UAE-Large-V1", Shape(12, 1024, 4096, 16))
+BERT = Subject("bert-base-uncased", (DEEP,), "bert-base-uncased", Shape(12, 768, 3072, 12))
+SMALL = Subject("bge-small-en-v1.5", (DEEP,), "bge-small-en-v1.5", Shape(12, 384, 1536, 12))
+SUBJECTS = {subject.name: subject for subject in (MINILM, LARGE, BERT, SMALL)}
+# Of the five models, those that the benchmark does not build here, and why.
+LEFT_OUT = {
+    "distilled-MiniLM-L3-v2": "not carried to the GPU machine: give its fp32 bundle with --bundle",
+    "UAE-Large-V1": "24 layers: only 12 of them were built (UAE-Large-V1-12-layers), to spare build time",
+}
+
+# (subject, candidate, profiles or None for the subject's own, mark)
+Wanted = tuple[str, str, tuple[str, ...] | None, str]
+_M, _L, _B, _S = MINILM.name, LARGE.name, BERT.name, SMALL.name
+WANTED: tuple[Wanted, ...] = (
+    (_M, "tf32", None, ""),
+    (_M, "fp16", (NARROW, WIDE), ""),
+    (_M, "fp8-ffn", None, ""),
+    (_M, "int8-up", None, ""),
+    (_M, "fp8-ffn-typed", None, ""),
+    (_L, "fp16", None, ""),
+    (_M, "fp16-fused", None, ""),
+    (_L, "int8-up", None, ""),
+    (_L, "fp8-ffn-typed", None, ""),
+    (_L, "fp8-ffn", None, ""),
+    (_M, "int8-most", None, ""),
+    (_L, "int8-all", None, ""),
+    (_L, "fp8-all-typed", None, ""),
+    (_M, "fp16-tanh", None, ""),
+    (_M, "fp8-most-typed", None, ""),
+    (_L, "fp8-most-typed", None, ""),
+    (_L, "tf32", None, ""),
+    (_M, "int8-ffn", None, ""),
+    (_M, "fp16-typed", None, ""),
+    (_L, "int8-most", None, ""),
+    (_M, "fp16", ("1x16:512x128:512x256",), "long"),
+    (_M, "fp8-all-typed", None, ""),
+    (_M, "fp8-attention-typed", None, ""),
+    (_L, "fp8-attention-typed", None, ""),
+    (_B, "tf32", None, ""),
+    (_B, "int8-up", None, ""),
+    (_B, "fp8-ffn", None, ""),
+    (_S, "tf32", None, ""),
+    (_S, "int8-up", None, ""),
+    (_S, "fp8-ffn", None, ""),
+    (_B, "fp16", None, ""),
+    (_S, "fp16", None, ""),
+    (_M, "fp8-ffn-own", None, ""),
+    (_M, "fp8-all", None, ""),
+)
+
+
+def folder(subject: str, candidate: str, mark: str) -> str:
+    """The bundle's folder name, and the name of its variant after the model's."""
+    return f"{subject}-tensorrt-{candidate}{'-' + mark if mark else ''}"

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Command line: one stage of the GPU benchmark; results.json, report.md and plots leave (docs/GPU.md).
+
+Each stage ends within --max-seconds, goes on where an earlier run stopped and adds to the results that are there. Exit
+codes: 0 done, 1 something failed, 2 the input, an option or this machine cannot be used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from pathlib import Path
+
+from akidb_tools import bundle_reader, gpu_build, gpu_machine, gpu_matrix, tensorrt_provider
+from akidb_tools.command import say, tool
+from akidb_tools.errors import BadInput
+from akidb_tools.gpu_results import Results
+from akidb_tools.gpu_stage import Stage
+
+STAGES = {"build": gpu_build.run, "matrix": gpu_matrix.run}
+
+
+@tool
+def main(arguments: list[str] | None = None) -> int:
+    """Parses, runs the stage; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parsed = _parser().parse_args(arguments)
+    started = time.monotonic()
+    if not parsed.rehearse:
+        tensorrt_provider.check()
+    command = " ".join(["scripts/gpu_bench.py", *map(shlex.quote, arguments)])
+    results = Results(parsed.out, gpu_machine.machine(), command, parsed.seconds, parsed.mirror)
+    stage = Stage(
+        work=parsed.work.resolve(),
+        results=results,
+        given=_given(parsed.bundle),
+        calibration=parsed.texts / "calibration-10k.txt",
+        test=parsed.texts / "test-10k.json",
+        rehearse=parsed.rehearse,
+        jobs=parsed.jobs,
+        seconds=parsed.seconds,
+        only=parsed.only,
+        say=lambda line: say(f"[{time.monotonic() - started:5.0f}s] {line}"),
+        ends=started + parsed.max_seconds,
+    )
+    STAGES[parsed.stage](stage)
+    took = round(time.monotonic() - started, 1)
+    results.put("stages", ("stage",), {"stage": parsed.stage, "seconds": took, "rehearsal": parsed.rehearse})
+    say(f"{parsed.stage}: {took} s; {results.file}")
+    return 0
+
+
+def _given(folders: list[Path]) -> dict[str, Path]:
+    found = {}
+    for folder in folders:
+        own = bundle_reader.read(folder)
+        if own.manifest["variant"]["precision"] != "fp32":
+            raise BadInput(f"--bundle {folder} is {own.manifest['variant']['precision']}; give fp32 bundles")
+        found[own.model["name"]] = folder.resolve()
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gpu_bench.py", description="One stage of the GPU benchmark.")
+    add = parser.add_argument
+    add("stage", choices=list(STAGES))
+    add("--out", type=Path, required=True, help="folder of results.json, report.md and plots")
+    add(
+        "--work",
+        type=Path,
+        default=Path("build/gpu"),
+        help="folder of engines, checkpoints and logs (default: build/gpu)",
+    )
+    add("--bundle", type=Path, action="append", default=[], help="an fp32 bundle with real weights; may be repeated")
+    add("--texts", type=Path, default=Path("build/corpus"), help="folder of calibration-10k.txt and test-10k.json")
+    add("--mirror", type=Path, help="a second folder that gets results.json at every change")
+    add("--max-seconds", type=float, default=450, help="the stage stops before (default: 450)")
+    add("--seconds", type=float, default=0.4, help="time of a cell and engine (default: 0.4)")
+    add("--jobs", type=int, default=5, help="engines built at a time (default: 5)")
+    add("--only", default="", metavar="TEXT", help="only engines or parts with this in their name")
+    add("--rehearse", action="store_true", help="the same code on the CPU with few, tiny cells")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
