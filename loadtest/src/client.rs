@@ -2,6 +2,7 @@
 //!
 //! Enters: a body. Leaves: what became of it. Never: a second attempt; a retry would hide a failure from the account.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,8 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use crate::plan::{Plan, Target};
@@ -71,6 +73,8 @@ impl Failure {
 #[derive(Debug)]
 pub struct Client {
     target: Target,
+    /// Instead of the target's address.
+    socket: Option<PathBuf>,
     timeout: Duration,
     app: Option<String>,
     /// Vectors expected of each answer, when they are counted.
@@ -84,7 +88,15 @@ impl Client {
     /// A client that is not connected yet.
     pub fn new(plan: &Plan) -> Self {
         let vectors = plan.check.then_some(plan.batch as usize);
-        Self { target: plan.target.clone(), timeout: plan.timeout, app: plan.app.clone(), vectors, sender: None, connections: 0 }
+        Self {
+            target: plan.target.clone(),
+            socket: plan.socket.clone(),
+            timeout: plan.timeout,
+            app: plan.app.clone(),
+            vectors,
+            sender: None,
+            connections: 0,
+        }
     }
 
     /// Sends one body and reads the answer to its end, connecting first when there is no connection.
@@ -120,12 +132,14 @@ impl Client {
         {
             return Ok(sender);
         }
-        let stream = TcpStream::connect(&self.target.address).await.map_err(|_| Failure::Connect)?;
-        stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Failure::Connect)?;
+        let sender = if let Some(socket) = &self.socket {
+            speak(UnixStream::connect(socket).await.map_err(|_| Failure::Connect)?).await?
+        } else {
+            let stream = TcpStream::connect(&self.target.address).await.map_err(|_| Failure::Connect)?;
+            stream.set_nodelay(true).map_err(|_| Failure::Connect)?;
+            speak(stream).await?
+        };
         self.connections += 1;
-        // Ends with its sender; what breaks it reaches the sender too.
-        tokio::spawn(async move { drop(connection.await) });
         Ok(sender)
     }
 
@@ -142,6 +156,13 @@ impl Client {
         }
         Ok(Answer { status: status.as_u16(), retry_after_seconds, variant, bytes: body.len() as u64 })
     }
+}
+
+async fn speak(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<SendRequest<Full<Bytes>>, Failure> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|_| Failure::Connect)?;
+    // Ends with its sender; what breaks it reaches the sender too.
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
 }
 
 #[derive(Deserialize)]

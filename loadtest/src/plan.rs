@@ -92,6 +92,15 @@ pub struct Stream {
     /// Texts depend on this number and on the request's position alone.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Make so many different requests before the start and send them in turn, so that making texts costs nothing during the run.
+    #[arg(long, value_name = "N")]
+    pub distinct: Option<u32>,
+    /// Ask for vectors as base64 instead of numbers.
+    #[arg(long)]
+    pub base64: bool,
+    /// Connect to this Unix socket; `--url` still gives path and host.
+    #[arg(long, value_name = "PATH")]
+    pub unix_socket: Option<PathBuf>,
     /// Count an answer with fewer or more vectors than texts as failed. Costs the client a pass over each answer.
     #[arg(long)]
     pub check: bool,
@@ -153,6 +162,12 @@ pub struct Plan {
     pub timeout: Duration,
     /// Of the texts.
     pub seed: u64,
+    /// Different requests, made beforehand; `None`: each request has texts of its own.
+    pub distinct: Option<u32>,
+    /// Whether vectors are asked for as base64.
+    pub base64: bool,
+    /// Unix socket to connect to instead of the target's address.
+    pub socket: Option<PathBuf>,
     /// Whether vectors are counted.
     pub check: bool,
 }
@@ -172,6 +187,7 @@ impl Plan {
         within("--clients", stream.clients as u64, 1, 100_000)?;
         within("--words", u64::from(stream.words), 1, 100_000)?;
         within("--batch", u64::from(stream.batch), 1, 100_000)?;
+        within("--distinct", u64::from(stream.distinct.unwrap_or(1)), 1, 1_000_000)?;
         if let Some(rate) = stream.rate.filter(|it| !(0.001..=10_000_000.0).contains(it)) {
             return Err(BadPlan(format!("--rate {rate} is not in 0.001..=10000000 requests a second")));
         }
@@ -191,6 +207,9 @@ impl Plan {
             warmup,
             timeout: stream.timeout.0,
             seed: stream.seed,
+            distinct: stream.distinct,
+            base64: stream.base64,
+            socket: stream.unix_socket.clone(),
             check: stream.check,
         })
     }
@@ -289,6 +308,7 @@ mod tests {
         check("--rate 0", "--rate 0 is not in");
         check("--rate nan", "--rate NaN is not in");
         check("--requests 0", "--requests 0 is not in");
+        check("--distinct 0", "--distinct 0 is not in 1..=1000000");
         check("--mix 20-6:1", "20-6:1");
         check("--requests 1 --duration 1s", "cannot be used with");
         check("--class a:words=0", "--class a: --words 0 is not in");

@@ -88,6 +88,9 @@ pub struct Texts {
     batch: u32,
     model: Option<String>,
     seed: u64,
+    base64: bool,
+    /// Bodies made beforehand, sent in turn; empty: each is made when it is sent.
+    ready: Vec<Bytes>,
 }
 
 #[derive(Serialize)]
@@ -98,28 +101,39 @@ struct Body<'a> {
     text: Option<&'a str>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     texts: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    encoding_format: Option<&'a str>,
 }
 
 impl Texts {
     /// The texts of a plan.
     pub fn new(plan: &Plan) -> Self {
-        Self {
+        let mut texts = Self {
             words: WORDS.split_whitespace().collect(),
             mix: plan.mix.clone(),
             batch: plan.batch,
             model: plan.model.clone(),
             seed: plan.seed,
-        }
+            base64: plan.base64,
+            ready: Vec::new(),
+        };
+        texts.ready = (0..u64::from(plan.distinct.unwrap_or(0))).map(|index| texts.made(index)).collect();
+        texts
     }
 
     /// The JSON body of request `index`: `text` for a batch of one, else `texts`.
     pub fn body(&self, index: u64) -> Bytes {
+        if self.ready.is_empty() { self.made(index) } else { self.ready[(index % self.ready.len() as u64) as usize].clone() }
+    }
+
+    fn made(&self, index: u64) -> Bytes {
         let mut random = Random::new(self.seed, index);
         let texts: Vec<String> = (0..self.batch).map(|_| self.text(&mut random)).collect();
         let model = self.model.as_deref();
+        let encoding_format = self.base64.then_some("base64");
         let body = match texts.as_slice() {
-            [text] => Body { model, text: Some(text), texts: &[] },
-            texts => Body { model, text: None, texts },
+            [text] => Body { model, text: Some(text), texts: &[], encoding_format },
+            texts => Body { model, text: None, texts, encoding_format },
         };
         // Strings and numbers only: nothing in it can fail to serialise.
         serde_json::to_vec(&body).unwrap_or_default().into()
@@ -136,7 +150,31 @@ mod tests {
     use super::*;
 
     fn texts(mix: &str, batch: u32, seed: u64) -> Texts {
-        Texts { words: WORDS.split_whitespace().collect(), mix: mix.parse().unwrap(), batch, model: None, seed }
+        Texts {
+            words: WORDS.split_whitespace().collect(),
+            mix: mix.parse().unwrap(),
+            batch,
+            model: None,
+            seed,
+            base64: false,
+            ready: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn requests_made_beforehand_are_those_of_their_place_and_come_in_turn() {
+        let mut texts = texts("6-20:1", 1, 5);
+        let own: Vec<_> = (0..3).map(|index| texts.body(index)).collect();
+        texts.ready.clone_from(&own);
+        assert_eq!((texts.body(2), texts.body(3), texts.body(7)), (own[2].clone(), own[0].clone(), own[1].clone()));
+    }
+
+    #[test]
+    fn base64_is_asked_for_by_name() {
+        let mut texts = texts("3-3:1", 2, 1);
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&texts.body(0)).unwrap().get("encoding_format"), None);
+        texts.base64 = true;
+        assert_eq!(serde_json::from_slice::<serde_json::Value>(&texts.body(0)).unwrap()["encoding_format"], "base64");
     }
 
     #[test]
