@@ -145,7 +145,8 @@ impl Aggregate {
         self.sequence += 1;
         self.start_ns = end_ns;
         self.work_since = self.running.is_some().then_some(end_ns);
-        Window { sequence, snapshot: self.snapshot, start_ns, end_ns, device, lanes, lost_observations, last }
+        let (probes, lease_gaps) = (Vec::new(), Vec::new());
+        Window { sequence, snapshot: self.snapshot, start_ns, end_ns, device, lanes, lost_observations, last, probes, lease_gaps }
     }
 
     fn finished(&mut self, done: &BatchDone) {
@@ -187,6 +188,12 @@ impl Lane {
             queue: akidb_domain::sketch::Sketch::default(),
             engine: akidb_domain::sketch::Sketch::default(),
             consumers: Vec::new(),
+            latency_by_length: Vec::new(),
+            units: 0,
+            first_exceedances: 0,
+            first_failures: 0,
+            first_requests: 0,
+            late_failures: 0,
         };
         Self { usage, errors: BTreeMap::new(), consumers: HashMap::new() }
     }
