@@ -483,7 +483,7 @@ impl State {
                 pending.metrics.batch_wait.observe(now.saturating_duration_since(pending.submitted).as_secs_f64());
             }
             texts.push(std::mem::take(&mut pending.texts[item.text]));
-            probe = pending.probe.clone();
+            probe.clone_from(&pending.probe);
             if let Some(link) = &pending.trace {
                 links.entry(item.request).or_insert_with(|| link.clone());
             }

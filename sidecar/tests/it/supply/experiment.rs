@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use akidb_domain::bundle::Manifest;
+use akidb_domain::sketch::Sketch;
 use akidb_domain::snapshot::{ProbeBudget, ServedArtifact, ServedFile, ServedVariant, Snapshot, TrafficSplit, VariantRef};
 use akidb_domain::vocabulary::{Arm, ExecutionProvider};
 use akidb_domain::window::{LaneUsage, ProbeResult, Window};
@@ -191,7 +192,7 @@ async fn arms_windows_and_leases_of_an_experiment_between_equals() {
     assert!(control.iter().chain(&rest).all(|it| it.lane.variant == "fp32"));
     for lanes in [&canary, &control, &rest] {
         assert!(sum(lanes, |it| it.requests) > 0 && sum(lanes, |it| it.units) == sum(lanes, |it| it.requests));
-        assert_eq!(sum(lanes, |it| it.latency_by_length.iter().map(|it| it.count()).sum()), sum(lanes, |it| it.requests));
+        assert_eq!(sum(lanes, |it| it.latency_by_length.iter().map(Sketch::count).sum()), sum(lanes, |it| it.requests));
         assert_eq!(sum(lanes, |it| it.late_failures + it.first_requests), 0);
     }
     let inside = [&canary, &control, &rest].iter().map(|it| sum(it, |it| it.requests)).sum::<u64>();
