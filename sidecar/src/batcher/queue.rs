@@ -1,6 +1,8 @@
 //! The work that waits. Behind a lock, not a channel: a client that leaves frees its place at once, also while the executor is inside a
 //! batch.
 //!
+//! long: one lock, and everything that may be done behind it.
+//!
 //! Enters: requests, engines, finished batches. Leaves: the executor's next step, answers. Never: a lock held while an engine runs.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
