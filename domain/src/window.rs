@@ -13,6 +13,14 @@ use crate::vocabulary::{Arm, ExecutionProvider, Precision};
 pub const MAX_LANES: usize = 256;
 /// Most (app, tenant) pairs a lane may carry; the rest is summed under `other`.
 pub const MAX_CONSUMERS: usize = 128;
+/// Most probes a window may carry.
+pub const MAX_PROBES: usize = 64;
+/// Most lease gaps a window may carry: experiments and phases that lay in it.
+pub const MAX_LEASE_GAPS: usize = 64;
+/// Token-length buckets of a request's latency: up to so many tokens of its longest text, and one bucket for more.
+pub const LENGTH_BOUNDS: [u32; 3] = [16, 64, 256];
+/// Number of token-length buckets.
+pub const LENGTH_BUCKETS: usize = LENGTH_BOUNDS.len() + 1;
 /// Name under which consumers past [`MAX_CONSUMERS`] are summed.
 pub const OTHER_CONSUMER: &str = "other";
 
@@ -35,6 +43,53 @@ pub struct Window {
     pub lost_observations: u64,
     /// The boot ends here in good order.
     pub last: bool,
+    /// Paired probes that ended in it.
+    #[serde(default)]
+    pub probes: Vec<ProbeResult>,
+    /// Experiments whose lease had run out for a part of it.
+    #[serde(default)]
+    pub lease_gaps: Vec<LeaseGap>,
+}
+
+/// One batch on both engines of an experiment: same tensors, random order, off the request path.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProbeResult {
+    /// Experiment.
+    pub experiment: String,
+    /// Phase of it.
+    pub phase: u32,
+    /// End, Unix ns.
+    pub at_ns: u64,
+    /// Engine time of the canary, ns; not 0.
+    pub canary_ns: u64,
+    /// Engine time of the baseline, ns; not 0.
+    pub baseline_ns: u64,
+    /// Mean cosine of the two engines' vectors, -1 to 1.
+    pub cosine: f64,
+    /// Mean recall@10 of the canary's vectors against recent baseline vectors, 0 to 1.
+    pub recall: f64,
+    /// Texts in the batch; not 0.
+    pub texts: u32,
+    /// Tokens in it, padding excluded.
+    pub tokens: u32,
+    /// The canary ran first.
+    pub canary_first: bool,
+}
+
+/// Part of a window in which an experiment's canary served nothing because its lease had run out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseGap {
+    /// Experiment.
+    pub experiment: String,
+    /// Phase of it.
+    pub phase: u32,
+    /// How long, ns.
+    pub ns: u64,
+}
+
+/// The token-length bucket of a request whose longest text has so many tokens.
+pub fn length_bucket(longest: u32) -> usize {
+    LENGTH_BOUNDS.iter().take_while(|bound| longest > **bound).count()
 }
 
 /// What a device did in a window.
@@ -104,6 +159,24 @@ pub struct LaneUsage {
     pub engine: Sketch,
     /// Who asked.
     pub consumers: Vec<ConsumerUsage>,
+    /// Latency of requests answered with success, one sketch a token-length bucket; empty outside an experiment.
+    #[serde(default)]
+    pub latency_by_length: Vec<Sketch>,
+    /// Distinct units met for the first time in this experiment and phase, at the router, before any 429.
+    #[serde(default)]
+    pub units: u64,
+    /// Sticky units that exceeded the split's threshold for the first time.
+    #[serde(default)]
+    pub first_exceedances: u64,
+    /// Sticky units that failed for the first time.
+    #[serde(default)]
+    pub first_failures: u64,
+    /// Requests that ended, of sticky units that had not failed before.
+    #[serde(default)]
+    pub first_requests: u64,
+    /// Timeouts, engine errors and disconnects in an experiment: they exceed any threshold.
+    #[serde(default)]
+    pub late_failures: u64,
 }
 
 /// Names a lane and what really served it.
@@ -151,4 +224,16 @@ pub struct ConsumerUsage {
     pub requests: u64,
     /// Tokens, padding excluded: the share by which the lane's cost is divided.
     pub tokens: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_is_in_one_bucket() {
+        let at = |tokens| length_bucket(tokens);
+        assert_eq!([0, 16, 17, 64, 65, 256, 257, u32::MAX].map(at), [0, 0, 1, 1, 2, 2, 3, 3]);
+        assert_eq!(length_bucket(u32::MAX) + 1, LENGTH_BUCKETS);
+    }
 }

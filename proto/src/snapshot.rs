@@ -190,6 +190,11 @@ impl From<dom::TrafficSplit> for v1::Split {
             control_ppm: it.control_ppm,
             apps_all_traffic: it.apps_all_traffic,
             lease_ms: it.lease_ms,
+            canary_sample_ppm: it.canary_sample_ppm,
+            burn_in: it.burn_in,
+            probe: it.probe.map(Into::into),
+            latency_threshold_s: it.latency_threshold_s,
+            canary_latency_threshold_s: it.canary_latency_threshold_s,
         }
     }
 }
@@ -210,7 +215,24 @@ impl TryFrom<v1::Split> for dom::TrafficSplit {
             control_ppm: it.control_ppm,
             apps_all_traffic: it.apps_all_traffic,
             lease_ms: it.lease_ms,
+            canary_sample_ppm: it.canary_sample_ppm,
+            burn_in: it.burn_in,
+            probe: it.probe.map(Into::into),
+            latency_threshold_s: it.latency_threshold_s,
+            canary_latency_threshold_s: it.canary_latency_threshold_s,
         })
+    }
+}
+
+impl From<dom::ProbeBudget> for v1::ProbeBudget {
+    fn from(it: dom::ProbeBudget) -> Self {
+        Self { device_ppm: it.device_ppm, idle_ppm: it.idle_ppm, shed_queue_texts: it.shed_queue_texts }
+    }
+}
+
+impl From<v1::ProbeBudget> for dom::ProbeBudget {
+    fn from(it: v1::ProbeBudget) -> Self {
+        Self { device_ppm: it.device_ppm, idle_ppm: it.idle_ppm, shed_queue_texts: it.shed_queue_texts }
     }
 }
 
@@ -246,3 +268,7 @@ impl TryFrom<v1::Price> for Price {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -20,6 +20,8 @@ impl From<dom::Window> for v1::Window {
             lanes: it.lanes.into_iter().map(Into::into).collect(),
             lost_observations: it.lost_observations,
             last: it.last,
+            probes: it.probes.into_iter().map(Into::into).collect(),
+            lease_gaps: it.lease_gaps.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -34,9 +36,9 @@ impl TryFrom<v1::Window> for dom::Window {
         if it.end_ns < it.start_ns || it.end_ns - it.start_ns > MAX_WINDOW_NS || i64::try_from(it.end_ns).is_err() {
             return Err(WireError::invalid("window.end_ns", format!("{} for a window that starts at {}", it.end_ns, it.start_ns)));
         }
-        if it.lanes.len() > dom::MAX_LANES {
-            return Err(WireError::invalid("window.lanes", format!("{} lanes; at most {} are allowed", it.lanes.len(), dom::MAX_LANES)));
-        }
+        at_most("window.lanes", it.lanes.len(), dom::MAX_LANES)?;
+        at_most("window.probes", it.probes.len(), dom::MAX_PROBES)?;
+        at_most("window.lease_gaps", it.lease_gaps.len(), dom::MAX_LEASE_GAPS)?;
         Ok(Self {
             sequence: it.sequence,
             snapshot: it.snapshot.ok_or(WireError::Missing("window.snapshot"))?.into(),
@@ -46,7 +48,79 @@ impl TryFrom<v1::Window> for dom::Window {
             lanes: it.lanes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             lost_observations: it.lost_observations,
             last: it.last,
+            probes: it.probes.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            lease_gaps: it.lease_gaps.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
         })
+    }
+}
+
+impl From<dom::ProbeResult> for v1::ProbeResult {
+    fn from(it: dom::ProbeResult) -> Self {
+        Self {
+            experiment: it.experiment,
+            phase: it.phase,
+            at_ns: it.at_ns,
+            canary_ns: it.canary_ns,
+            baseline_ns: it.baseline_ns,
+            cosine: it.cosine,
+            recall: it.recall,
+            texts: it.texts,
+            tokens: it.tokens,
+            canary_first: it.canary_first,
+        }
+    }
+}
+
+impl TryFrom<v1::ProbeResult> for dom::ProbeResult {
+    type Error = WireError;
+
+    fn try_from(it: v1::ProbeResult) -> Result<Self, WireError> {
+        if it.experiment.is_empty() {
+            return Err(WireError::Missing("probe.experiment"));
+        }
+        // A share of these numbers is bet on: one that cannot be must not come in.
+        if !(-1.0..=1.0).contains(&it.cosine) {
+            return Err(WireError::invalid("probe.cosine", format!("{} is not in -1 to 1", it.cosine)));
+        }
+        if !(0.0..=1.0).contains(&it.recall) {
+            return Err(WireError::invalid("probe.recall", format!("{} is not in 0 to 1", it.recall)));
+        }
+        if it.canary_ns == 0 || it.baseline_ns == 0 || it.texts == 0 {
+            let (texts, canary, baseline) = (it.texts, it.canary_ns, it.baseline_ns);
+            return Err(WireError::invalid("probe", format!("{texts} texts in {canary} and {baseline} ns; none may be 0")));
+        }
+        Ok(Self {
+            experiment: it.experiment,
+            phase: it.phase,
+            at_ns: it.at_ns,
+            canary_ns: it.canary_ns,
+            baseline_ns: it.baseline_ns,
+            cosine: it.cosine,
+            recall: it.recall,
+            texts: it.texts,
+            tokens: it.tokens,
+            canary_first: it.canary_first,
+        })
+    }
+}
+
+impl From<dom::LeaseGap> for v1::LeaseGap {
+    fn from(it: dom::LeaseGap) -> Self {
+        Self { experiment: it.experiment, phase: it.phase, ns: it.ns }
+    }
+}
+
+impl TryFrom<v1::LeaseGap> for dom::LeaseGap {
+    type Error = WireError;
+
+    fn try_from(it: v1::LeaseGap) -> Result<Self, WireError> {
+        if it.experiment.is_empty() {
+            return Err(WireError::Missing("lease_gap.experiment"));
+        }
+        if it.ns > MAX_WINDOW_NS {
+            return Err(WireError::invalid("lease_gap.ns", format!("{} is longer than any window", it.ns)));
+        }
+        Ok(Self { experiment: it.experiment, phase: it.phase, ns: it.ns })
     }
 }
 
@@ -119,6 +193,12 @@ impl From<dom::LaneUsage> for v1::LaneUsage {
             queue: Some((&it.queue).into()),
             engine: Some((&it.engine).into()),
             consumers: it.consumers.into_iter().map(consumer).collect(),
+            latency_by_length: it.latency_by_length.iter().map(Into::into).collect(),
+            units: it.units,
+            first_exceedances: it.first_exceedances,
+            first_failures: it.first_failures,
+            first_requests: it.first_requests,
+            late_failures: it.late_failures,
         }
     }
 }
@@ -127,11 +207,10 @@ impl TryFrom<v1::LaneUsage> for dom::LaneUsage {
     type Error = WireError;
 
     fn try_from(it: v1::LaneUsage) -> Result<Self, WireError> {
-        if it.consumers.len() > dom::MAX_CONSUMERS + 1 {
-            return Err(WireError::invalid(
-                "lane.consumers",
-                format!("{} consumers; at most {} are allowed", it.consumers.len(), dom::MAX_CONSUMERS + 1),
-            ));
+        at_most("lane.consumers", it.consumers.len(), dom::MAX_CONSUMERS + 1)?;
+        if !it.latency_by_length.is_empty() && it.latency_by_length.len() != dom::LENGTH_BUCKETS {
+            let (given, needed) = (it.latency_by_length.len(), dom::LENGTH_BUCKETS);
+            return Err(WireError::invalid("lane.latency_by_length", format!("{given} sketches; {needed} or none are needed")));
         }
         let consumer =
             |it: v1::ConsumerUsage| dom::ConsumerUsage { app: it.app, tenant: it.tenant, requests: it.requests, tokens: it.tokens };
@@ -150,6 +229,12 @@ impl TryFrom<v1::LaneUsage> for dom::LaneUsage {
             queue: sketch(it.queue)?,
             engine: sketch(it.engine)?,
             consumers: it.consumers.into_iter().map(consumer).collect(),
+            latency_by_length: it.latency_by_length.into_iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            units: it.units,
+            first_exceedances: it.first_exceedances,
+            first_failures: it.first_failures,
+            first_requests: it.first_requests,
+            late_failures: it.late_failures,
         })
     }
 }
@@ -216,3 +301,14 @@ impl TryFrom<v1::Sketch> for Sketch {
         Ok(Self { buckets, underflow: it.underflow, overflow: it.overflow, sum_ns: it.sum_ns })
     }
 }
+
+fn at_most(field: &'static str, given: usize, most: usize) -> Result<(), WireError> {
+    if given > most {
+        return Err(WireError::invalid(field, format!("there are {given}; at most {most} are allowed")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;

@@ -30,6 +30,12 @@ fn window(start_ns: u64, end_ns: u64, engine_ns: u64, requests: u64, overhead_ns
         queue: akidb_domain::sketch::Sketch::default(),
         engine: akidb_domain::sketch::Sketch::default(),
         consumers: Vec::new(),
+        latency_by_length: Vec::new(),
+        units: 0,
+        first_exceedances: 0,
+        first_failures: 0,
+        first_requests: 0,
+        late_failures: 0,
     };
     let (cause, model, variant, experiment) = ("load".into(), "m".into(), "fp32".into(), String::new());
     let overheads = vec![Overhead { cause, model, variant, experiment, device_ns: overhead_ns }];
@@ -43,6 +49,8 @@ fn window(start_ns: u64, end_ns: u64, engine_ns: u64, requests: u64, overhead_ns
         lanes: vec![lane],
         lost_observations: 0,
         last: false,
+        probes: Vec::new(),
+        lease_gaps: Vec::new(),
     }
 }
 

@@ -210,6 +210,11 @@ fn an_experiment_splits_queries_and_leaves_the_index_alone() {
         control_ppm: 250_000,
         apps_all_traffic: Vec::new(),
         lease_ms: 60_000,
+        canary_sample_ppm: 0,
+        burn_in: false,
+        probe: None,
+        latency_threshold_s: Vec::new(),
+        canary_latency_threshold_s: Vec::new(),
     };
     rig.publish(vec![baseline.clone(), canary.clone()], Some(split.clone()));
     for _ in 0..200 {

@@ -135,6 +135,11 @@ fn the_user_is_the_sticky_unit_unless_a_key_is_given() {
         control_ppm: 0,
         apps_all_traffic: Vec::new(),
         lease_ms: 60_000,
+        canary_sample_ppm: 0,
+        burn_in: false,
+        probe: None,
+        latency_threshold_s: Vec::new(),
+        canary_latency_threshold_s: Vec::new(),
     };
     rig.publish(vec![rig.fake("base", vectors), rig.fake("new", vectors)], Some(split));
     let served = |user: u32, key: Option<&str>| {
