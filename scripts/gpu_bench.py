@@ -20,12 +20,13 @@ from akidb_tools import (
     gpu_http,
     gpu_machine,
     gpu_matrix,
+    gpu_report,
     gpu_two,
     tensorrt_provider,
 )
 from akidb_tools.command import say, tool
 from akidb_tools.errors import BadInput
-from akidb_tools.gpu_results import Results
+from akidb_tools.gpu_results import FILE, Results
 from akidb_tools.gpu_stage import Stage
 
 STAGES = {
@@ -43,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = _parser().parse_args(arguments)
     started = time.monotonic()
+    if parsed.stage == "report":
+        print(gpu_report.write(parsed.out / FILE, parsed.price))
+        return 0
     if not parsed.rehearse:
         tensorrt_provider.check()
     command = " ".join(["scripts/gpu_bench.py", *map(shlex.quote, arguments)])
@@ -70,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     STAGES[parsed.stage](stage)
     took = round(time.monotonic() - started, 1)
     results.put("stages", ("stage",), {"stage": parsed.stage, "seconds": took, "rehearsal": parsed.rehearse})
-    say(f"{parsed.stage}: {took} s; {results.file}")
+    say(f"{parsed.stage}: {took} s; {gpu_report.write(results.file, parsed.price)}")
     return 0
 
 
@@ -87,7 +91,7 @@ def _given(folders: list[Path]) -> dict[str, Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gpu_bench.py", description="One stage of the GPU benchmark.")
     add = parser.add_argument
-    add("stage", choices=list(STAGES))
+    add("stage", choices=[*STAGES, "report"], help="report: only report.md and plots, of results that are there")
     add("--out", type=Path, required=True, help="folder of results.json, report.md and plots")
     add(
         "--work",
