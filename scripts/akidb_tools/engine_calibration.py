@@ -26,13 +26,17 @@ FORMAT = "akidb.engine-calibration/1"
 
 @dataclass(frozen=True)
 class GroupRange:
-    """`reach`: largest absolute value. `static`: reach of int8 after `(x - shift) / scale`, chosen by output error."""
+    """`reach`: largest absolute value. Of int8, chosen by output error: `static`, the reach after `(x - shift) / scale`.
+
+    `plain` is the reach of int8 without moves; None: as `reach`.
+    """
 
     reach: float
     static: float
     shift: np.ndarray | None = None
     scale: np.ndarray | None = None
     error: float | None = None
+    plain: float | None = None
     form: str = ""
 
 
@@ -73,12 +77,12 @@ def _range(group: Group, seen: Seen, seeded: bool) -> GroupRange:
     if seeded:
         plan = channel_moves.fixed(group, seen, wide=True).plan
         moved = np.stack([(side - plan.shift) / plan.scale for side in (seen.low, seen.high)])
-        return GroupRange(
-            _reach(seen), float(np.abs(moved).max()), plan.shift, plan.scale, None, "0.6 mean, unmeasured"
-        )
+        return GroupRange(_reach(seen), float(np.abs(moved).max()), plan.shift, plan.scale, form="0.6 mean, unmeasured")
     choice = channel_moves.best_static(group, seen, wide=True)
-    reach = float(choice.plan.static) * channel_moves.LEVELS
-    return GroupRange(_reach(seen), reach, choice.plan.shift, choice.plan.scale, choice.error, choice.form)
+    still = channel_moves.best_static(group, seen, move=False)
+    static, plain = (float(c.plan.static) * channel_moves.LEVELS for c in (choice, still))
+    plan = choice.plan
+    return GroupRange(_reach(seen), static, plan.shift, plan.scale, choice.error, plain, choice.form)
 
 
 def _reach(seen: Seen) -> float:
@@ -100,7 +104,7 @@ def save(file: Path, calibration: Calibration) -> None:
         "of": calibration.of,
         "heads": dict(calibration.heads),
         "groups": {
-            name: {"reach": r.reach, "static": r.static, "error": r.error, "form": r.form}
+            name: {"reach": r.reach, "static": r.static, "error": r.error, "plain": r.plain, "form": r.form}
             for name, r in calibration.groups.items()
         },
     }
@@ -123,7 +127,7 @@ def load(file: Path, of: str | None = None) -> Calibration:
                 raise BadInput(f"{file}: format is {facts['format']!r}, expected {FORMAT!r}")
             ranges = {
                 name: GroupRange(
-                    **{k: entry[k] for k in ("reach", "static", "error", "form")},
+                    **{k: entry.get(k) for k in ("reach", "static", "error", "plain", "form")},
                     shift=arrays.get(f"{name}|shift"),
                     scale=arrays.get(f"{name}|scale"),
                 )

@@ -201,7 +201,7 @@ def headlines(entries: Sequence[Mapping], raw: float | None, price: float) -> di
 
 
 def _http(own: _Own, folder: Path, number: int, price: float) -> list[str]:
-    entries = own.of("http")
+    entries = [e for e in own.of("http") if "gpu" in e]
     if not entries:
         return []
     served = next((e["variant"] for e in entries if e["side"] == "served"), None)
