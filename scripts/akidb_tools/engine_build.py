@@ -164,7 +164,7 @@ def candidate_graph(
         elif placement.smooth:
             model, reaches = engine_smooth.apply(model, calibration, names)
         else:
-            reaches = {name: found.plain or found.reach for name, found in ranges.items()}
+            reaches = {name: found.plain for name, found in ranges.items()}
         heads = calibration.heads if engine_qdq.ATTENTION in placement.roles else None
     graph, found = engine_graph.apply(model, candidate.rewrites)
     if placement is not None:
@@ -178,7 +178,10 @@ def _calibration(source: EngineSource, model: ModelProto, options: Options, say:
     of = engine_calibration.key(weights, texts.digest, options.seed, options.calibrate)
     cache = options.calibration_cache
     if cache is not None and cache.is_file():
-        return engine_calibration.load(cache, of), texts.digest
+        try:
+            return engine_calibration.load(cache, of), texts.digest
+        except BadInput as error:
+            say(f"{error}: calibrating again")
     encoder = source.fp32.encoder()
     if not options.any_language:
         text_sets.check_language(texts, encoder)

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from . import engine_smooth
 from .engine_calibration import Calibration, GroupRange
 from .errors import BadInput
 from .fp8_graph import LARGEST, LEAST_OPSET
@@ -33,9 +34,9 @@ class Placement:
     smooth: bool = True
     most_error: float | None = None
 
-    def takes(self, group: Group, found: GroupRange) -> bool:
+    def takes(self, group: Group, error: float | None) -> bool:
         """Errors of seeded weights are not measured, and exclude nothing."""
-        good = self.most_error is None or found.error is None or found.error <= self.most_error
+        good = self.most_error is None or error is None or error <= self.most_error
         return role(group) in self.roles and good
 
 
@@ -49,8 +50,12 @@ def role(group: Group) -> str:
 
 def chosen(model: ModelProto, calibration: Calibration, placement: Placement) -> list[str]:
     """What the chosen groups read; a placement that finds no layer is refused."""
-    found = groups(model)
-    names = [group.input for group in found if placement.takes(group, _range_of(calibration, group))]
+    found, names = groups(model), []
+    for group in found:
+        known = _range_of(calibration, group)
+        moved = placement.smooth and engine_smooth.is_free(model, group)
+        if placement.takes(group, known.error if moved else known.plain_error):
+            names.append(group.input)
     if not names:
         raise BadInput(f"no linear layer is one of {', '.join(placement.roles)}: {', '.join(g.name for g in found)}")
     return names

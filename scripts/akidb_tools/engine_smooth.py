@@ -2,7 +2,8 @@
 
 SmoothQuant's moves where they cost nothing at run time: behind a LayerNorm they go into its gain and bias, and the
 residual beside takes them back; before the attention's output they go into the value's weights (shares add up to 1).
-Behind anything else two pointwise steps remain, which TensorRT fuses into the producer. Exact in real numbers.
+Nowhere else: a step between Gelu and its product keeps TensorRT from ending the product before with Gelu, which costs
+more than int8 gains. Exact in real numbers.
 """
 
 from __future__ import annotations
@@ -18,18 +19,25 @@ from .linear_layers import Group, Linear, constant_tensors, groups
 
 
 def apply(model: ModelProto, calibration: Calibration, inputs: Collection[str]) -> tuple[ModelProto, dict[str, float]]:
-    """Moves what the groups that read `inputs` read; returns the model and the int8 reach of each new input."""
+    """Moves what the groups of `inputs` read, where that is free; returns the model and int8 reaches by input."""
     graph = _Graph(model)
     reaches: dict[str, float] = {}
     # Groups are found anew each time: moving one rewrites weights of others.
     for name in inputs:
         group = next(g for g in groups(graph.model) if g.input == name)
         found = calibration.groups[name]
-        if found.scale is None and found.shift is None:
+        if not graph.is_free(group):
+            reaches[name] = found.plain
+        elif found.scale is None and found.shift is None:
             reaches[name] = found.static
         else:
             reaches[graph.move(group, found)] = found.static
     return graph.model, reaches
+
+
+def is_free(model: ModelProto, group: Group) -> bool:
+    """Whether the group's input can be moved at no cost."""
+    return _Graph(model).is_free(group)
 
 
 class _Graph:
@@ -39,17 +47,17 @@ class _Graph:
         self.model = ModelProto()
         self.model.CopyFrom(model)
 
+    def is_free(self, group: Group) -> bool:
+        return _is_norm(group.producer) or self._value_of(group) is not None
+
     def move(self, group: Group, found: GroupRange) -> str:
         """Returns the tensor that the group reads from now on."""
         scale = np.ones(group.depth, np.float32) if found.scale is None else found.scale
         shift = np.zeros(group.depth, np.float32) if found.shift is None else found.shift
-        made = group.producer
-        if made is not None and made.op_type == "LayerNormalization" and len(made.input) == 3:
-            name = self._behind_norm(group, made, scale, shift)
-        elif (value := self._value_of(group)) is not None:
-            name = self._behind_attention(group, value, scale, shift)
+        if _is_norm(group.producer):
+            name = self._behind_norm(group, group.producer, scale, shift)
         else:
-            name = self._behind_anything(group, scale, shift)
+            name = self._behind_attention(group, self._value_of(group), scale, shift)
         for layer in group.layers:
             self._take_up(layer, scale, shift)
         return name
@@ -74,16 +82,6 @@ class _Graph:
         value.node.input[1] = self._constant(name, value.weight / scale[None, :])
         self._set_bias(value, (value.bias - shift) / scale)
         return group.input
-
-    def _behind_anything(self, group: Group, scale: np.ndarray, shift: np.ndarray) -> str:
-        new = f"{group.input}/smooth"
-        nodes = [
-            _node("Mul", [group.input, self._constant(f"{new}/inverse", 1 / scale)], f"{new}/narrow"),
-            _node("Add", [f"{new}/narrow", self._constant(f"{new}/back", -shift / scale)], new),
-        ]
-        self._insert_after(group.input, nodes)
-        self._read(group, new)
-        return new
 
     def _value_of(self, group: Group) -> Linear | None:
         """The linear layer whose result the attention's shares mix into the group's input."""
@@ -126,6 +124,10 @@ class _Graph:
     def _constant(self, name: str, value: np.ndarray) -> str:
         self.model.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value, np.float32), name))
         return name
+
+
+def _is_norm(node: NodeProto | None) -> bool:
+    return node is not None and node.op_type == "LayerNormalization" and len(node.input) == 3
 
 
 def _behind(made: dict[str, NodeProto], name: str) -> str:

@@ -76,7 +76,7 @@ def _rehearsed(wanted: Wanted) -> bool:
     return wanted[0] in ("all-MiniLM-L6-v2", "bert-base-uncased") and wanted[1] in (
         "tf32",
         "fp16-tanh",
-        "int8-all",
+        "int8-mid",
         "fp8-ffn-typed",
     )
 

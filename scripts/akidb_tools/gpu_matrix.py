@@ -36,6 +36,7 @@ class Runner:
     bundle: Bundle
     provider: str
     engines: list[tuple[Profile | None, object]]
+    cuda_graph: bool = False
 
     @property
     def variant(self) -> str:
@@ -49,6 +50,7 @@ class Runner:
             "variant": self.variant,
             "precision": manifest["variant"]["precision"],
             "seeded": manifest["model"]["seeded"],
+            "cuda_graph": self.cuda_graph,
             "digest": self.bundle.digest,
             "engine_bytes": sum(f["bytes"] for f in manifest["files"] if f["role"].startswith("engine")),
         }
@@ -66,6 +68,7 @@ def run(stage: Stage) -> None:
     parts = [
         ("race MiniLM", lambda: race(stage, MINILM)),
         ("one text", lambda: one_text(stage)),
+        ("graphs MiniLM", lambda: graphs(stage, MINILM)),
         ("matrix MiniLM", lambda: matrix(stage, MINILM, BATCHES, TOKENS)),
         *((f"race {s.name}", lambda s=s: race(stage, s)) for s in stage.subjects() if s is not MINILM),
         *(
@@ -155,6 +158,20 @@ def one_text(stage: Stage) -> None:
         for name, found in measured.items():
             p50 = found["latency_ms"]["p50"]
             stage.say(f"one text of {tokens} tokens, {name}: p50 {p50:.3f} ms ({first / p50:.2f}x lower)")
+
+
+def graphs(stage: Stage, subject: Subject) -> None:
+    """The best of each precision at the headline shapes, replayed as a CUDA graph, beside the baseline."""
+    chosen = set(best(stage, subject).values())
+    for batch, tokens in _small(stage, RACE[subject.name]):
+        shape = Shape(batch, tokens)
+        runners = [_baseline(stage, subject)]
+        for own in (own for name, own in stage.built(subject.name).items() if name in chosen):
+            if stage.left() < 10:
+                return
+            engines = _engines(stage, own, graph_for=shape)
+            runners.append(Runner(own, stage.provider, engines, cuda_graph=not stage.rehearse))
+        _cell(stage, subject, runners, shape, kind="graphs")
 
 
 def left_out(stage: Stage) -> None:
@@ -271,13 +288,20 @@ def _runners(stage: Stage, subject: Subject, only: set[str] | None, baseline: bo
         made.clear()
 
 
-def _engines(stage: Stage, own: Bundle) -> list[tuple[Profile | None, object]]:
-    """All engines of an artifact, in the order of its profiles; a rehearsal's bundle names none and has one graph."""
+def _engines(stage: Stage, own: Bundle, graph_for: Shape | None = None) -> list[tuple[Profile | None, object]]:
+    """All engines of an artifact, in the order of its profiles; a rehearsal's bundle names none and has one graph.
+
+    A CUDA graph is of one shape, so with `graph_for` only the engine of that shape is made ready, as a graph.
+    """
     texts = (own.manifest["target"]["shape_profile"] or "").split(",")
     files = [*(f"model.profile{n}.onnx" for n in range(len(texts) - 1)), "model.onnx"]
+    listed = [(parse(text) if text else None, file) for text, file in zip(texts, files, strict=True)]
+    if graph_for is not None:
+        listed = [(profile, file) for profile, file in listed if profile is None or profile.holds(graph_for)][:1]
+    graph = graph_for is not None and not stage.rehearse
     return [
-        (parse(text) if text else None, tensorrt_provider.session(own.folder / file, stage.provider))
-        for text, file in zip(texts, files, strict=True)
+        (profile, tensorrt_provider.session(own.folder / file, stage.provider, cuda_graph=graph))
+        for profile, file in listed
     ]
 
 

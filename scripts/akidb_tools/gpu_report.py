@@ -125,7 +125,7 @@ def _shape_rows(here: list[dict], shape: str) -> list[list[object]]:
         first = base.get(m["turns"])
         ratio = f"{m['texts_per_second'] / first:.2f}" if first else "-"
         p95 = _ms(m["latency_ms"]["p95"])
-        variant = f"{c['variant']} ({c['provider']})"
+        variant = f"{c['variant']} ({c['provider']}{', CUDA graph' if c.get('cuda_graph') else ''})"
         rows.append([shape, variant, f"{m['latency_ms']['p50']:.3f}", p95, f"{m['texts_per_second']:,.0f}", ratio])
     return rows
 
