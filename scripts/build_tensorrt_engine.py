@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add("--optimization-level", type=int, choices=range(6), default=3)
     add("--device", type=int, default=0)
     add("--provider", choices=("tensorrt", "cpu"), default="tensorrt", help="cpu: only the graph, proven in emulation")
+    add("--any-language", action="store_true", help="skip the check of the calibration texts' language")
     add("--allow-failed", action="store_true", help="write the bundle though a gate was missed")
     add("--force", action="store_true", help="replace what is at --output")
     add("--json", action="store_true", help="print the report as JSON")

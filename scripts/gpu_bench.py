@@ -13,13 +13,29 @@ import sys
 import time
 from pathlib import Path
 
-from akidb_tools import bundle_reader, gpu_build, gpu_machine, gpu_matrix, tensorrt_provider
+from akidb_tools import (
+    bundle_reader,
+    gpu_build,
+    gpu_faults,
+    gpu_http,
+    gpu_machine,
+    gpu_matrix,
+    gpu_report,
+    gpu_two,
+    tensorrt_provider,
+)
 from akidb_tools.command import say, tool
 from akidb_tools.errors import BadInput
-from akidb_tools.gpu_results import Results
+from akidb_tools.gpu_results import FILE, Results
 from akidb_tools.gpu_stage import Stage
 
-STAGES = {"build": gpu_build.run, "matrix": gpu_matrix.run}
+STAGES = {
+    "build": gpu_build.run,
+    "matrix": gpu_matrix.run,
+    "http": gpu_http.run,
+    "faults": gpu_faults.run,
+    "two-gpu": gpu_two.run,
+}
 
 
 @tool
@@ -28,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = _parser().parse_args(arguments)
     started = time.monotonic()
+    if parsed.stage == "report":
+        print(gpu_report.write(parsed.out / FILE, parsed.price))
+        return 0
     if not parsed.rehearse:
         tensorrt_provider.check()
     command = " ".join(["scripts/gpu_bench.py", *map(shlex.quote, arguments)])
@@ -43,12 +62,19 @@ def main(arguments: list[str] | None = None) -> int:
         seconds=parsed.seconds,
         only=parsed.only,
         say=lambda line: say(f"[{time.monotonic() - started:5.0f}s] {line}"),
+        options={
+            "sidecar": parsed.sidecar.resolve(),
+            "loadtest": parsed.loadtest.resolve(),
+            "serve": parsed.serve,
+            "load_seconds": parsed.load_seconds,
+            "price": parsed.price,
+        },
         ends=started + parsed.max_seconds,
     )
     STAGES[parsed.stage](stage)
     took = round(time.monotonic() - started, 1)
     results.put("stages", ("stage",), {"stage": parsed.stage, "seconds": took, "rehearsal": parsed.rehearse})
-    say(f"{parsed.stage}: {took} s; {results.file}")
+    say(f"{parsed.stage}: {took} s; {gpu_report.write(results.file, parsed.price)}")
     return 0
 
 
@@ -65,7 +91,7 @@ def _given(folders: list[Path]) -> dict[str, Path]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gpu_bench.py", description="One stage of the GPU benchmark.")
     add = parser.add_argument
-    add("stage", choices=list(STAGES))
+    add("stage", choices=[*STAGES, "report"], help="report: only report.md and plots, of results that are there")
     add("--out", type=Path, required=True, help="folder of results.json, report.md and plots")
     add(
         "--work",
@@ -80,6 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--seconds", type=float, default=0.4, help="time of a cell and engine (default: 0.4)")
     add("--jobs", type=int, default=5, help="engines built at a time (default: 5)")
     add("--only", default="", metavar="TEXT", help="only engines or parts with this in their name")
+    release = Path("target/release")
+    add("--sidecar", type=Path, default=release / "akidb-sidecar", help="built with --features tensorrt")
+    add("--loadtest", type=Path, default=release / "akidb-loadtest")
+    add("--serve", metavar="VARIANT", help="what stage http serves, such as tensorrt-fp16 (default: the fastest)")
+    add("--load-seconds", type=float, default=3.0, help="time of a point under load (default: 3)")
+    add("--price", type=float, default=2.0, help="USD of a GPU-hour, for the cost of a million tokens (default: 2)")
     add("--rehearse", action="store_true", help="the same code on the CPU with few, tiny cells")
     return parser
 

@@ -25,6 +25,7 @@ from . import (
     engine_graph,
     engine_half,
     engine_qdq,
+    engine_smooth,
     engine_source,
     gpu_machine,
     quality,
@@ -32,6 +33,7 @@ from . import (
     tensorrt_provider,
     text_sets,
 )
+from .engine_calibration import Calibration
 from .engine_candidates import Candidate, choose
 from .engine_run import embed
 from .engine_source import EngineSource
@@ -67,6 +69,7 @@ class Options:
     calibrate: int = 512
     evaluate: int = 2_000
     seed: int = 0
+    any_language: bool = False
     allow_failed: bool = False
     force: bool = False
 
@@ -141,15 +144,32 @@ def make_graph(
     if source.is_qdq:
         say(f"the QDQ pairs are those of {source.bundle.folder.name}")
         return model, {"pairs": engine_qdq.count(model), "calibration_digest": None}
-    graph, found = engine_graph.apply(model, candidate.rewrites)
-    facts = {"rewrites": found, "pairs": 0, "calibration_digest": None}
+    calibration, digest = None, None
     if candidate.placement is not None:
-        calibration, facts["calibration_digest"] = _calibration(source, model, options, say)
-        graph = engine_qdq.build(graph, calibration, candidate.precision, candidate.placement)
-        facts["pairs"] = engine_qdq.count(graph)
-    if candidate.typing == "strong":
-        graph = engine_half.to_half(graph)
-    return graph, facts
+        calibration, digest = _calibration(source, model, options, say)
+    graph, found = candidate_graph(model, candidate, calibration)
+    return graph, {"rewrites": found, "pairs": engine_qdq.count(graph), "calibration_digest": digest}
+
+
+def candidate_graph(
+    model: ModelProto, candidate: Candidate, calibration: Calibration | None
+) -> tuple[ModelProto, dict[str, int]]:
+    """Smoothing, rewrites, pairs, types, in this order: each looks for the pattern that the one before leaves."""
+    placement, reaches, heads = candidate.placement, {}, None
+    if placement is not None:
+        names = engine_qdq.chosen(model, calibration, placement)
+        ranges = {name: calibration.groups[name] for name in names}
+        if candidate.precision == "fp8":
+            reaches = {name: found.reach for name, found in ranges.items()}
+        elif placement.smooth:
+            model, reaches = engine_smooth.apply(model, calibration, names)
+        else:
+            reaches = {name: found.plain for name, found in ranges.items()}
+        heads = calibration.heads if engine_qdq.ATTENTION in placement.roles else None
+    graph, found = engine_graph.apply(model, candidate.rewrites)
+    if placement is not None:
+        graph = engine_qdq.build(graph, reaches, candidate.precision, heads)
+    return (engine_half.to_half(graph) if candidate.typing == "strong" else graph), found
 
 
 def _calibration(source: EngineSource, model: ModelProto, options: Options, say: Callable) -> tuple:
@@ -158,9 +178,13 @@ def _calibration(source: EngineSource, model: ModelProto, options: Options, say:
     of = engine_calibration.key(weights, texts.digest, options.seed, options.calibrate)
     cache = options.calibration_cache
     if cache is not None and cache.is_file():
-        return engine_calibration.load(cache, of), texts.digest
+        try:
+            return engine_calibration.load(cache, of), texts.digest
+        except BadInput as error:
+            say(f"{error}: calibrating again")
     encoder = source.fp32.encoder()
-    text_sets.check_language(texts, encoder)
+    if not options.any_language:
+        text_sets.check_language(texts, encoder)
     order = np.random.RandomState(options.seed).permutation(len(texts.texts))[: options.calibrate]
     ids = [encoder.ids(texts.texts[n]) for n in order]
     measured = engine_calibration.measure(

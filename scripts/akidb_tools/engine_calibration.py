@@ -21,18 +21,24 @@ from .errors import BadInput
 from .linear_layers import Group, groups
 
 SAMPLE_ROWS, SAMPLE_FLOATS = 2_048, 100_000_000
-FORMAT = "akidb.engine-calibration/1"
+FORMAT = "akidb.engine-calibration/2"
+FIGURES = ("reach", "static", "error", "plain", "plain_error", "form")
 
 
 @dataclass(frozen=True)
 class GroupRange:
-    """`reach`: largest absolute value. `static`: reach of int8 after `(x - shift) / scale`, chosen by output error."""
+    """`reach`: largest absolute value. Of int8, by output error: `static`, the reach after `(x - shift) / scale`.
+
+    `plain` is the reach of int8 without moves, with an error of its own. Errors of seeded weights are None.
+    """
 
     reach: float
     static: float
     shift: np.ndarray | None = None
     scale: np.ndarray | None = None
     error: float | None = None
+    plain: float | None = None
+    plain_error: float | None = None
     form: str = ""
 
 
@@ -74,11 +80,19 @@ def _range(group: Group, seen: Seen, seeded: bool) -> GroupRange:
         plan = channel_moves.fixed(group, seen, wide=True).plan
         moved = np.stack([(side - plan.shift) / plan.scale for side in (seen.low, seen.high)])
         return GroupRange(
-            _reach(seen), float(np.abs(moved).max()), plan.shift, plan.scale, None, "0.6 mean, unmeasured"
+            _reach(seen),
+            float(np.abs(moved).max()),
+            plan.shift,
+            plan.scale,
+            plain=_reach(seen),
+            form="0.6 mean, unmeasured",
         )
     choice = channel_moves.best_static(group, seen, wide=True)
-    reach = float(choice.plan.static) * channel_moves.LEVELS
-    return GroupRange(_reach(seen), reach, choice.plan.shift, choice.plan.scale, choice.error, choice.form)
+    still = channel_moves.best_static(group, seen, move=False)
+    static, plain = (float(c.plan.static) * channel_moves.LEVELS for c in (choice, still))
+    plan = choice.plan
+    errors = {"error": choice.error, "plain_error": still.error}
+    return GroupRange(_reach(seen), static, plan.shift, plan.scale, plain=plain, form=choice.form, **errors)
 
 
 def _reach(seen: Seen) -> float:
@@ -99,10 +113,7 @@ def save(file: Path, calibration: Calibration) -> None:
         "format": FORMAT,
         "of": calibration.of,
         "heads": dict(calibration.heads),
-        "groups": {
-            name: {"reach": r.reach, "static": r.static, "error": r.error, "form": r.form}
-            for name, r in calibration.groups.items()
-        },
+        "groups": {name: {key: getattr(r, key) for key in FIGURES} for name, r in calibration.groups.items()},
     }
     arrays = {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
     for name, found in calibration.groups.items():
@@ -123,7 +134,7 @@ def load(file: Path, of: str | None = None) -> Calibration:
                 raise BadInput(f"{file}: format is {facts['format']!r}, expected {FORMAT!r}")
             ranges = {
                 name: GroupRange(
-                    **{k: entry[k] for k in ("reach", "static", "error", "form")},
+                    **{key: entry[key] for key in FIGURES},
                     shift=arrays.get(f"{name}|shift"),
                     scale=arrays.get(f"{name}|scale"),
                 )

@@ -1,8 +1,9 @@
 """An fp32 graph, its calibration and a placement enter; the graph with QDQ pairs at those places leaves.
 
-INT8: one scale a tensor for what is read (moved and smoothed by channel first, which TensorRT fuses into the producer's
-last step), one a column for weights. FP8: E4M3, one scale a tensor for both. Weights are constant -> Q -> DQ, as
-TensorRT wants them. Standard operators only; a CPU emulates the result. Never touches LayerNorm, softmax or embeddings.
+INT8: one scale a tensor for what is read, one a column for weights. FP8: E4M3, one scale a tensor for both. Weights are
+stored quantized, with a DequantizeLinear alone: TensorRT reads a constant before a QuantizeLinear as fp32 whatever its
+type is, and then finds no FP8 kernel in a float16 graph. Standard operators only; a CPU emulates the result. Never
+touches LayerNorm, softmax or embeddings.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from . import engine_smooth
 from .engine_calibration import Calibration, GroupRange
 from .errors import BadInput
 from .fp8_graph import LARGEST, LEAST_OPSET
-from .int8_graph import LEVELS
+from .int8_graph import LEVELS, quantize_columns
 from .linear_layers import Group, Linear, groups
 
 ROLES = ("qkv", "out", "up", "down")
@@ -25,10 +28,16 @@ ATTENTION = "attention"  # beside the roles: both products inside attention as w
 
 @dataclass(frozen=True)
 class Placement:
-    """Which linear layers carry QDQ pairs, and whether inputs are smoothed first."""
+    """Which linear layers carry QDQ pairs, whether inputs are smoothed, the greatest measured error of a group."""
 
     roles: Collection[str]
     smooth: bool = True
+    most_error: float | None = None
+
+    def takes(self, group: Group, error: float | None) -> bool:
+        """Errors of seeded weights are not measured, and exclude nothing."""
+        good = self.most_error is None or error is None or error <= self.most_error
+        return role(group) in self.roles and good
 
 
 def role(group: Group) -> str:
@@ -39,26 +48,45 @@ def role(group: Group) -> str:
     return "out" if wide == group.depth else "up" if wide > group.depth else "down"
 
 
-def build(model: ModelProto, calibration: Calibration, precision: str, placement: Placement) -> ModelProto:
-    """A copy with pairs; a placement that finds no layer is refused."""
+def chosen(model: ModelProto, calibration: Calibration, placement: Placement) -> list[str]:
+    """What the chosen groups read; a placement that finds no layer is refused."""
+    found, names = groups(model), []
+    for group in found:
+        known = _range_of(calibration, group)
+        moved = placement.smooth and engine_smooth.is_free(model, group)
+        if placement.takes(group, known.error if moved else known.plain_error):
+            names.append(group.input)
+    if not names:
+        raise BadInput(f"no linear layer is one of {', '.join(placement.roles)}: {', '.join(g.name for g in found)}")
+    return names
+
+
+def build(
+    model: ModelProto, reaches: Mapping[str, float], precision: str, heads: Mapping[str, float] | None = None
+) -> ModelProto:
+    """A copy with pairs on the layers that read the tensors in `reaches`; `heads`: on attention's products as well."""
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     if opset < LEAST_OPSET:
         raise BadInput(f"QDQ pairs need opset {LEAST_OPSET}, this graph has {opset}; export it with export_onnx.py")
     graph = _Graph(model, precision)
-    found = groups(graph.model)
-    chosen = [group for group in found if role(group) in placement.roles]
-    if not chosen:
-        raise BadInput(f"no linear layer is one of {', '.join(placement.roles)}: {', '.join(g.name for g in found)}")
-    for group in chosen:
-        graph.quantize(group, _range_of(calibration, group), placement.smooth)
-    if ATTENTION in placement.roles:
-        graph.attention(calibration.heads)
+    for group in groups(graph.model):
+        if group.input in reaches:
+            graph.quantize(group, reaches[group.input])
+    if heads:
+        graph.attention(heads)
     return graph.finish()
 
 
 def count(model: ModelProto) -> int:
-    """QDQ pairs in a graph."""
-    return sum(node.op_type == "QuantizeLinear" for node in model.graph.node)
+    """Quantized tensors in a graph, weights included."""
+    return sum(node.op_type == "DequantizeLinear" for node in model.graph.node)
+
+
+def to_e4m3(values: np.ndarray, name: str) -> TensorProto:
+    """Rounded to nearest; what is beyond the largest is cut off."""
+    clipped = np.clip(values, -LARGEST, LARGEST).astype(np.float32)
+    data = clipped.astype(ml_dtypes.float8_e4m3fn).tobytes()
+    return helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, values.shape, data, raw=True)
 
 
 def _range_of(calibration: Calibration, group: Group) -> GroupRange:
@@ -82,15 +110,11 @@ class _Graph:
         zero = helper.make_tensor("qdq/zero", TensorProto.FLOAT8E4M3FN, [], [0.0])
         self.zero = self._put(zero if self.fp8 else numpy_helper.from_array(np.array(0, np.int8), "qdq/zero"))
 
-    def quantize(self, group: Group, found: GroupRange, smooth: bool) -> None:
-        moved = smooth and not self.fp8 and found.scale is not None
+    def quantize(self, group: Group, reach: float) -> None:
         nodes: list[NodeProto] = []
-        x = self._moved(group, found, nodes) if moved else group.input
-        reach = found.static if moved else found.reach
-        x = self._pair(nodes, x, f"{group.input}/qdq", np.array(reach, np.float32))
+        x = self._pair(nodes, group.input, f"{group.input}/qdq", reach)
         for layer in group.layers:
-            self._weight(nodes, layer, found if moved else None)
-            self.reads[layer.node.output[0]] = {0: x, 1: f"{layer.weight_name}/qdq/read"}
+            self.reads[layer.node.output[0]] = {0: x, 1: self._weight(nodes, layer)}
         self.before[group.layers[0].node.output[0]] = nodes
 
     def attention(self, heads: Mapping[str, float]) -> None:
@@ -99,11 +123,11 @@ class _Graph:
             for at, name in enumerate(node.input):
                 if name in heads and node.op_type in ("Reshape", "Transpose"):
                     nodes = self.before.setdefault(node.output[0], [])
-                    read = self._pair(nodes, name, f"{name}/qdq", np.array(heads[name], np.float32))
+                    read = self._pair(nodes, name, f"{name}/qdq", heads[name])
                     self.reads.setdefault(node.output[0], {})[at] = read
             if node.op_type == "MatMul" and node.input[0].endswith("/shares"):
                 nodes = self.before.setdefault(node.output[0], [])
-                read = self._pair(nodes, node.input[0], f"{node.input[0]}/qdq", np.array(1, np.float32))
+                read = self._pair(nodes, node.input[0], f"{node.input[0]}/qdq", 1.0)
                 self.reads.setdefault(node.output[0], {})[0] = read
 
     def finish(self) -> ModelProto:
@@ -125,43 +149,26 @@ class _Graph:
         del self.model.graph.value_info[:]
         return self.model
 
-    def _moved(self, group: Group, found: GroupRange, nodes: list[NodeProto]) -> str:
-        at = f"{group.input}/moved"
-        self._constant(f"{at}/inverse", (1 / found.scale).astype(np.float32))
-        nodes.append(_node("Mul", [group.input, f"{at}/inverse"], f"{at}/scaled"))
-        if found.shift is None:
-            return f"{at}/scaled"
-        self._constant(f"{at}/shift", (-found.shift / found.scale).astype(np.float32))
-        nodes.append(_node("Add", [f"{at}/scaled", f"{at}/shift"], at))
-        return at
+    def _weight(self, nodes: list[NodeProto], layer: Linear) -> str:
+        """Stored quantized; the name of what the product reads."""
+        at = f"{layer.weight_name}/qdq"
+        if self.fp8:
+            scale = np.float32(max(float(np.abs(layer.weight).max()), 1e-12) / LARGEST)
+            self._put(to_e4m3(layer.weight / scale, f"{at}/whole"))
+            inputs, settings = [f"{at}/whole", self._constant(f"{at}/scale", scale), self.zero], {}
+        else:
+            whole, scale = quantize_columns(layer.weight)
+            zeros = self._constant(f"qdq/zeros_{len(scale)}", np.zeros(len(scale), np.int8))
+            inputs = [self._constant(f"{at}/whole", whole), self._constant(f"{at}/scale", scale), zeros]
+            settings = {"axis": 1}
+        nodes.append(_node("DequantizeLinear", inputs, f"{at}/read", **settings))
+        return f"{at}/read"
 
-    def _weight(self, nodes: list[NodeProto], layer: Linear, moved: GroupRange | None) -> None:
-        name, weight = layer.weight_name, layer.weight
-        if moved is not None:
-            weight = (weight * moved.scale[:, None]).astype(np.float32)
-            self._constant(f"{name}/moved", weight)
-            if moved.shift is not None:
-                self._bias(layer, moved.shift)
-        reach = np.abs(weight).max() if self.fp8 else np.maximum(np.abs(weight).max(axis=0), 1e-12)
-        self._pair(nodes, name if moved is None else f"{name}/moved", f"{name}/qdq", reach.astype(np.float32), axis=1)
-
-    def _bias(self, layer: Linear, shift: np.ndarray) -> None:
-        if layer.bias_node is None:
-            raise BadInput(f"{layer.node.name} has no bias that could take up a shift; calibrate without moves")
-        name = f"{layer.weight_name}/moved_bias"
-        self._constant(name, (layer.bias + shift @ layer.weight).astype(np.float32))
-        other = 1 if layer.bias_node.input[0] == layer.node.output[0] else 0
-        self.reads.setdefault(layer.bias_node.output[0], {})[other] = name
-
-    def _pair(self, nodes: list[NodeProto], source: str, at: str, reach: np.ndarray, axis: int = 1) -> str:
+    def _pair(self, nodes: list[NodeProto], source: str, at: str, reach: float) -> str:
         levels = LARGEST if self.fp8 else LEVELS
-        scale = self._constant(f"{at}/scale", np.maximum(reach / np.float32(levels), 1e-12).astype(np.float32))
-        zero, settings = self.zero, {}
-        if reach.ndim:
-            settings = {"axis": axis}
-            zero = self._constant("qdq/zeros_" + str(len(reach)), np.zeros(len(reach), np.int8))
-        nodes.append(_node("QuantizeLinear", [source, scale, zero], f"{at}/whole", **settings))
-        nodes.append(_node("DequantizeLinear", [f"{at}/whole", scale, zero], f"{at}/read", **settings))
+        scale = self._constant(f"{at}/scale", np.array(max(reach / levels, 1e-12), np.float32))
+        nodes.append(_node("QuantizeLinear", [source, scale, self.zero], f"{at}/whole"))
+        nodes.append(_node("DequantizeLinear", [f"{at}/whole", scale, self.zero], f"{at}/read"))
         return f"{at}/read"
 
     def _constant(self, name: str, value: np.ndarray) -> str:

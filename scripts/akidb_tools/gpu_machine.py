@@ -54,18 +54,6 @@ def cuda_driver() -> str | None:
     return f"{found.value // 1000}.{found.value % 1000 // 10}"
 
 
-def utilisation(device: int = 0) -> dict[str, float] | None:
-    """Percent busy, memory in use (MiB), watts and SM clock (MHz) at this moment."""
-    fields = "utilization.gpu,memory.used,power.draw,clocks.sm"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits", "-i", str(device)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
-        values = [float(part) for part in done.stdout.strip().split(",")]
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return None
-    return dict(zip(("busy_percent", "memory_mib", "watts", "sm_mhz"), values, strict=True))
-
-
 def machine() -> dict:
     """As `machines[]` of results.json has it (docs/BENCHMARKS.md), with `cuda` and `gpus` beside."""
     info = _cpuinfo()

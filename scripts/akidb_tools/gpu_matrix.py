@@ -25,6 +25,7 @@ from .shape_profiles import Profile, Shape, parse
 
 BASELINE = "fp32"
 PRECISIONS = ("tf32", "fp16", "int8", "fp8")
+ONE_TEXT = "tensorrt-fp16-tanh"
 IDS = 20_000  # token ids that batches are cut from
 
 
@@ -34,8 +35,8 @@ class Runner:
 
     bundle: Bundle
     provider: str
-    session: object
-    profile: Profile | None
+    engines: list[tuple[Profile | None, object]]
+    cuda_graph: bool = False
 
     @property
     def variant(self) -> str:
@@ -49,12 +50,17 @@ class Runner:
             "variant": self.variant,
             "precision": manifest["variant"]["precision"],
             "seeded": manifest["model"]["seeded"],
+            "cuda_graph": self.cuda_graph,
             "digest": self.bundle.digest,
             "engine_bytes": sum(f["bytes"] for f in manifest["files"] if f["role"].startswith("engine")),
         }
 
     def takes(self, shape: Shape) -> bool:
-        return self.profile is None or self.profile.holds(shape)
+        return self.session(shape) is not None
+
+    def session(self, shape: Shape) -> object | None:
+        """The first engine, narrow ones first, whose profile holds the shape."""
+        return next((session for profile, session in self.engines if profile is None or profile.holds(shape)), None)
 
 
 def run(stage: Stage) -> None:
@@ -62,6 +68,7 @@ def run(stage: Stage) -> None:
     parts = [
         ("race MiniLM", lambda: race(stage, MINILM)),
         ("one text", lambda: one_text(stage)),
+        ("graphs MiniLM", lambda: graphs(stage, MINILM)),
         ("matrix MiniLM", lambda: matrix(stage, MINILM, BATCHES, TOKENS)),
         *((f"race {s.name}", lambda s=s: race(stage, s)) for s in stage.subjects() if s is not MINILM),
         *(
@@ -128,21 +135,21 @@ def best(stage: Stage, subject: Subject) -> dict[str, str]:
 def one_text(stage: Stage) -> None:
     """Batch 1 on the narrow engine with and without a CUDA graph, beside the baseline."""
     subject = MINILM
-    own = stage.built(subject.name).get("tensorrt-fp16")
+    own = stage.built(subject.name).get(ONE_TEXT)
     if own is None:
-        raise ToolError("tensorrt-fp16 of MiniLM is not built: run the stage build first")
+        raise ToolError(f"{ONE_TEXT} of MiniLM is not built: run the stage build first")
     narrow = next((f["path"] for f in own.manifest["files"] if f["path"] == "model.profile0.onnx"), "model.onnx")
     text = (own.manifest["target"]["shape_profile"] or "").split(",")[0]
     profile = parse(text) if text else None
     for tokens in (16,) if stage.rehearse else (16, 32):
         runners = [
             _baseline(stage, subject),
-            Runner(own, stage.provider, tensorrt_provider.session(own.folder / narrow, stage.provider), profile),
+            Runner(own, stage.provider, [(profile, tensorrt_provider.session(own.folder / narrow, stage.provider))]),
         ]
         named = {"baseline": runners[0], "narrow": runners[1]}
         if not stage.rehearse:
             graph = tensorrt_provider.session(own.folder / narrow, stage.provider, cuda_graph=True)
-            named["graph"] = Runner(own, stage.provider, graph, profile)
+            named["graph"] = Runner(own, stage.provider, [(profile, graph)])
         bound = {name: _bound(stage, subject, runner, Shape(1, tokens)) for name, runner in named.items()}
         measured = take_turns(bound, 1, tokens, 0.05 if stage.rehearse else 2.0)
         entry = {"model": subject.name, "tokens": tokens, "measured": measured, "rehearsal": stage.rehearse}
@@ -151,6 +158,20 @@ def one_text(stage: Stage) -> None:
         for name, found in measured.items():
             p50 = found["latency_ms"]["p50"]
             stage.say(f"one text of {tokens} tokens, {name}: p50 {p50:.3f} ms ({first / p50:.2f}x lower)")
+
+
+def graphs(stage: Stage, subject: Subject) -> None:
+    """The best of each precision at the headline shapes, replayed as a CUDA graph, beside the baseline."""
+    chosen = set(best(stage, subject).values())
+    for batch, tokens in _small(stage, RACE[subject.name]):
+        shape = Shape(batch, tokens)
+        runners = [_baseline(stage, subject)]
+        for own in (own for name, own in stage.built(subject.name).items() if name in chosen):
+            if stage.left() < 10:
+                return
+            engines = _engines(stage, own, graph_for=shape)
+            runners.append(Runner(own, stage.provider, engines, cuda_graph=not stage.rehearse))
+        _cell(stage, subject, runners, shape, kind="graphs")
 
 
 def left_out(stage: Stage) -> None:
@@ -211,7 +232,10 @@ def _cell(stage: Stage, subject: Subject, runners: list[Runner], shape: Shape, k
         where = {"batch": shape.batch, "tokens": shape.tokens, "kind": kind}
         if not runner.takes(shape):
             stage.results.cell(
-                **runner.facts(), **where, measured=None, not_run=f"outside its profile {runner.profile}"
+                **runner.facts(),
+                **where,
+                measured=None,
+                not_run=f"outside its profile {runner.bundle.manifest['target']['shape_profile']}",
             )
             continue
         try:
@@ -251,14 +275,11 @@ def _runners(stage: Stage, subject: Subject, only: set[str] | None, baseline: bo
     ):
         if only is not None and name not in only:
             continue
-        text = (own.manifest["target"]["shape_profile"] or "").split(",")[-1]
         try:
-            session = tensorrt_provider.session(own.engine, stage.provider)
+            made.append(Runner(own, stage.provider, _engines(stage, own)))
         except ToolError as error:
             stage.say(f"{name}: {error}")
             stage.results.put("notes", ("part",), {"part": f"load {subject.name} {name}", "note": str(error)[:900]})
-            continue
-        made.append(Runner(own, stage.provider, session, parse(text) if text else None))
     if len(made) <= int(baseline):
         raise ToolError(f"no engine of {subject.name} is built: run the stage build first")
     try:
@@ -267,17 +288,34 @@ def _runners(stage: Stage, subject: Subject, only: set[str] | None, baseline: bo
         made.clear()
 
 
+def _engines(stage: Stage, own: Bundle, graph_for: Shape | None = None) -> list[tuple[Profile | None, object]]:
+    """All engines of an artifact, in the order of its profiles; a rehearsal's bundle names none and has one graph.
+
+    A CUDA graph is of one shape, so with `graph_for` only the engine of that shape is made ready, as a graph.
+    """
+    texts = (own.manifest["target"]["shape_profile"] or "").split(",")
+    files = [*(f"model.profile{n}.onnx" for n in range(len(texts) - 1)), "model.onnx"]
+    listed = [(parse(text) if text else None, file) for text, file in zip(texts, files, strict=True)]
+    if graph_for is not None:
+        listed = [(profile, file) for profile, file in listed if profile is None or profile.holds(graph_for)][:1]
+    graph = graph_for is not None and not stage.rehearse
+    return [
+        (profile, tensorrt_provider.session(own.folder / file, stage.provider, cuda_graph=graph))
+        for profile, file in listed
+    ]
+
+
 def _baseline(stage: Stage, subject: Subject) -> Runner:
     own = bundle_reader.read(stage.fp32(subject))
     provider = "cpu" if stage.rehearse else "cuda"
-    return Runner(own, provider, tensorrt_provider.session(own.engine, provider, tf32=True), None)
+    return Runner(own, provider, [(None, tensorrt_provider.session(own.engine, provider, tf32=True))])
 
 
 def _bound(stage: Stage, subject: Subject, runner: Runner, shape: Shape) -> Bound:
     inputs = runner.bundle.manifest["graph"]["inputs"]
     feed = batch_of(_ids(stage, runner.bundle), shape.batch, shape.tokens, inputs)
     output = runner.bundle.output, runner.bundle.model["dimension"]
-    return Bound(runner.session, feed, output, stage.device)
+    return Bound(runner.session(shape), feed, output, stage.device)
 
 
 def _ids(stage: Stage, own: Bundle) -> np.ndarray:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from .five_models import Shape
 
 NARROW = "1x16:1x32:8x64"
-WIDE = "1x16:256x32:512x256"
+MIDDLE = "1x16:256x32:512x64"
+WIDE = "1x16:256x128:512x256"
 DEEP = "1x16:64x128:64x512"
 BATCHES = (1, 8, 16, 32, 64, 256, 512)
 TOKENS = (16, 32, 128)
@@ -45,40 +46,35 @@ LEFT_OUT = {
 Wanted = tuple[str, str, tuple[str, ...] | None, str]
 _M, _L, _B, _S = MINILM.name, LARGE.name, BERT.name, SMALL.name
 WANTED: tuple[Wanted, ...] = (
-    (_M, "tf32", None, ""),
-    (_M, "fp16", (NARROW, WIDE), ""),
-    (_M, "fp8-ffn", None, ""),
-    (_M, "int8-up", None, ""),
-    (_M, "fp8-ffn-typed", None, ""),
-    (_L, "fp16", None, ""),
-    (_M, "fp16-fused", None, ""),
-    (_L, "int8-up", None, ""),
+    (_M, "fp16-tanh", (NARROW, MIDDLE, WIDE), ""),
+    (_L, "fp16-tanh", None, ""),
+    (_L, "int8-mid", None, ""),
+    (_L, "int8-most", None, ""),
     (_L, "fp8-ffn-typed", None, ""),
-    (_L, "fp8-ffn", None, ""),
-    (_M, "int8-most", None, ""),
+    (_M, "int8-mid", (MIDDLE, WIDE), ""),
+    (_M, "fp8-ffn-typed", (MIDDLE, WIDE), ""),
     (_L, "int8-all", None, ""),
     (_L, "fp8-all-typed", None, ""),
-    (_M, "fp16-tanh", None, ""),
-    (_M, "fp8-most-typed", None, ""),
+    (_M, "int8-most", (MIDDLE, WIDE), ""),
+    (_M, "tf32", (WIDE,), ""),
+    (_L, "int8-most-typed", None, ""),
+    (_L, "int8-plain", None, ""),
     (_L, "fp8-most-typed", None, ""),
+    (_M, "fp8-all-typed", (MIDDLE, WIDE), ""),
+    (_M, "int8-mid-typed", (MIDDLE, WIDE), ""),
+    (_M, "int8-up", (WIDE,), ""),
+    (_M, "fp16", (WIDE,), ""),
     (_L, "tf32", None, ""),
-    (_M, "int8-ffn", None, ""),
-    (_M, "fp16-typed", None, ""),
-    (_L, "int8-most", None, ""),
-    (_M, "fp16", ("1x16:512x128:512x256",), "long"),
-    (_M, "fp8-all-typed", None, ""),
-    (_M, "fp8-attention-typed", None, ""),
+    (_L, "fp16", None, ""),
+    (_M, "fp8-ffn", (WIDE,), ""),
+    (_L, "fp8-ffn", None, ""),
     (_L, "fp8-attention-typed", None, ""),
-    (_B, "tf32", None, ""),
-    (_B, "int8-up", None, ""),
-    (_B, "fp8-ffn", None, ""),
-    (_S, "tf32", None, ""),
-    (_S, "int8-up", None, ""),
-    (_S, "fp8-ffn", None, ""),
-    (_B, "fp16", None, ""),
-    (_S, "fp16", None, ""),
-    (_M, "fp8-ffn-own", None, ""),
-    (_M, "fp8-all", None, ""),
+    (_B, "fp16-tanh", None, ""),
+    (_B, "int8-mid", None, ""),
+    (_B, "fp8-ffn-typed", None, ""),
+    (_S, "fp16-tanh", None, ""),
+    (_S, "int8-mid", None, ""),
+    (_S, "fp8-ffn-typed", None, ""),
 )
 
 
