@@ -2,6 +2,7 @@
 //!
 //! Enters: a [`Config`]. Leaves: a running sidecar. Never: logic of a room.
 
+pub mod build_engine;
 mod start;
 
 use std::io::IsTerminal;

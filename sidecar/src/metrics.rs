@@ -47,7 +47,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
-    lanes: RwLock<HashMap<String, HashMap<String, LaneMetrics>>>,
+    lanes: RwLock<HashMap<String, HashMap<String, Arc<LaneMetrics>>>>,
     latency: HistogramVec,
     batch_size: HistogramVec,
     batch_wait: HistogramVec,
@@ -173,13 +173,13 @@ impl Metrics {
     }
 
     /// The series of a variant; made, at 0, when a variant becomes known.
-    pub fn lane(&self, model: &str, variant: &str) -> LaneMetrics {
+    pub fn lane(&self, model: &str, variant: &str) -> Arc<LaneMetrics> {
         let lanes = self.inner.lanes.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get(model).and_then(|it| it.get(variant)) {
             return lane.clone();
         }
         drop(lanes);
-        let lane = self.inner.make_lane(model, variant);
+        let lane = Arc::new(self.inner.make_lane(model, variant));
         let mut lanes = self.inner.lanes.write().unwrap_or_else(PoisonError::into_inner);
         lanes.entry(model.to_owned()).or_default().insert(variant.to_owned(), lane.clone());
         lane

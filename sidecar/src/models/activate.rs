@@ -5,20 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use akidb_domain::profile;
 use akidb_domain::reference::{Reference, ReferenceError, parity_gate};
 use akidb_domain::snapshot::{ServedArtifact, ServedModel};
-use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision};
+use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision, TargetProvider};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::marker::Markers;
 use super::memory;
 use super::owner::RoomAsk;
+use super::plan::Machine;
 use super::proof::{Proof, Proven};
 use crate::artifacts::{ArtifactError, Artifacts, View};
 use crate::batcher::{Batcher, EngineId, Family};
 use crate::clock::Clock;
-use crate::engine::{Engine, EngineError, EngineSpec, TokenBatch};
+use crate::engine::{Engine, EngineError, EngineSpec, GpuSpec, TokenBatch};
 use crate::metrics::Metrics;
 use crate::serving::{Residence, VariantState};
 use crate::telemetry::{Observation, Telemetry};
@@ -44,7 +46,9 @@ pub struct Parts {
     /// Threads of an operator.
     pub threads: usize,
     /// What this machine runs engines on.
-    pub provider: ExecutionProvider,
+    pub machine: Machine,
+    /// How engines use its GPUs.
+    pub gpu: GpuSpec,
     /// Most memory that engines may take together.
     pub memory_limit_bytes: u64,
     /// Longest that a load, its warm-up and its proof may take.
@@ -55,6 +59,8 @@ pub struct Parts {
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) tokenizer: Tokenizer,
+    /// What runs it.
+    pub(crate) provider: ExecutionProvider,
     pub(crate) engine: EngineId,
     pub(crate) loaded_at_ns: u64,
     pub(crate) residence: Arc<Residence>,
@@ -69,6 +75,7 @@ pub(crate) struct Job {
     pub(crate) card: ServedModel,
     pub(crate) variant: String,
     pub(crate) precision: Precision,
+    pub(crate) provider: ExecutionProvider,
 }
 
 /// What goes on beside a job.
@@ -169,7 +176,7 @@ impl Job {
         drop(mark);
         let bytes = memory::footprint(&self.artifact, before, memory::resident());
         let residence = Arc::new(Residence::new(bytes, parts.clock.now_ns()));
-        Ok(Live { tokenizer, engine, loaded_at_ns: parts.clock.now_ns(), residence, _files: files })
+        Ok(Live { tokenizer, provider: self.provider, engine, loaded_at_ns: parts.clock.now_ns(), residence, _files: files })
     }
 
     /// Loads the engine, runs its reference texts and compares.
@@ -180,10 +187,11 @@ impl Job {
         let encoded = tokenizer.encode(reference.texts.clone(), true).await.map_err(|e| self.load_error(e))?;
         let ids: Vec<Vec<u32>> = encoded.into_iter().map(|it| it.ids).collect();
         let spec = EngineSpec {
+            gpu: self.on_gpu(&parts.gpu, &path)?,
             path,
             graph: self.artifact.graph.clone(),
             dimension: self.card.dimension as usize,
-            provider: parts.provider,
+            provider: self.provider,
             threads: parts.threads,
         };
         let (telemetry, metrics) = (parts.telemetry.clone(), parts.metrics.clone());
@@ -194,8 +202,8 @@ impl Job {
         };
         let proof = Proof { spec, batches: batches(&ids), texts: ids.len(), beside, tell: Arc::new(tell) };
         let Proven { engine, vectors } = proof.run().await.map_err(|e: EngineError| self.load_error(e))?;
-        let same_provider = parts.provider == ExecutionProvider::Cpu;
-        let (got, gate) = (reference.min_cosine(&vectors), parity_gate(self.precision, same_provider));
+        let (got, gate) =
+            (reference.min_cosine(&vectors), parity_gate(self.precision, made_for(self.artifact.target.provider) == self.provider));
         if got >= gate { Ok((engine, tokenizer)) } else { Err(ActivationError::Parity { artifact: self.name(), got, gate }) }
     }
 
@@ -211,6 +219,15 @@ impl Job {
         Ok((path(FileRole::Engine)?, tokenizer, reference))
     }
 
+    /// How its engine uses GPUs: the profiles that it was built for, and their files beside the main one.
+    fn on_gpu(&self, gpu: &GpuSpec, main: &Path) -> Result<GpuSpec, ActivationError> {
+        let text = self.artifact.target.shape_profile.as_deref();
+        let profiles =
+            text.map_or_else(|| Ok(Vec::new()), profile::parse).map_err(|e| self.load_error(format!("`target.shape_profile`: {e}")))?;
+        let narrow = (1..profiles.len()).map(|it| main.with_file_name(profile_file(main, it - 1))).collect();
+        Ok(GpuSpec { profiles, narrow, max_tokens: self.card.max_tokens as usize, ..gpu.clone() })
+    }
+
     pub(crate) fn name(&self) -> String {
         format!("{} ({})", self.short_name(), self.artifact.digest.get(..12).unwrap_or_default())
     }
@@ -222,6 +239,21 @@ impl Job {
     fn load_error(&self, cause: impl std::fmt::Display) -> ActivationError {
         ActivationError::Load { artifact: self.name(), cause: format!("{cause}") }
     }
+}
+
+/// The provider that an artifact's reference vectors were made on.
+fn made_for(target: TargetProvider) -> ExecutionProvider {
+    match target {
+        TargetProvider::Portable | TargetProvider::Cpu => ExecutionProvider::Cpu,
+        TargetProvider::Cuda => ExecutionProvider::Cuda,
+        TargetProvider::TensorRt => ExecutionProvider::TensorRt,
+    }
+}
+
+/// `model.onnx` has `model.profile0.onnx`, ... beside it.
+fn profile_file(main: &Path, profile: usize) -> String {
+    let stem = main.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{stem}.profile{profile}.onnx")
 }
 
 /// An activation marker; cleared when dropped: only a process that died leaves it behind.

@@ -262,6 +262,7 @@ fn job(model: &PlannedModel, variant: &PlannedVariant) -> Option<Job> {
         card: model.card.clone(),
         variant: variant.at.variant.clone(),
         precision: choice.precision,
+        provider: choice.provider,
     })
 }
 

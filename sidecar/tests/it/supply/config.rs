@@ -59,7 +59,7 @@ fn parse(text: &str, pairs: &[(&str, &str)]) -> Result<Config, Vec<String>> {
 #[test]
 fn the_first_plan_loads_word_for_word() {
     let config = parse(SEED, &[]).unwrap();
-    assert_eq!((config.batching.max_batch_size, config.batching.max_wait.as_millis()), (64, 10));
+    assert_eq!((config.batching.max_batch_size, config.batching.max_wait.as_millis()), (Some(64), 10));
     assert!(config.batching.enabled && config.batching.adaptive);
     assert_eq!(config.models.available.len(), 5);
     let default = config.models.default.unwrap();

@@ -1,7 +1,6 @@
 //! Artifacts that must not serve, each refused in one sentence that names it.
 
 use akidb_domain::snapshot::VariantRef;
-use akidb_domain::vocabulary::ExecutionProvider;
 use akidb_sidecar::models::bundles::Bundles;
 use akidb_sidecar::models::entries;
 use akidb_sidecar::models::marker::Markers;
@@ -153,6 +152,5 @@ async fn an_artifact_that_two_processes_did_not_survive_is_quarantined_and_the_p
 pub(super) async fn plan(folder: &tempfile::TempDir, bundle: &Bundle) -> Plan {
     let models = config(folder.path(), &entry(&bundle.uri(), "")).models;
     let store = akidb_store::Store::new(akidb_store::S3Options::default());
-    let machine = Machine { provider: ExecutionProvider::Cpu };
-    entries::resolve(&models, machine, &Bundles::new(store, folder.path()), true).await.unwrap()
+    entries::resolve(&models, &Machine::cpu(), &Bundles::new(store, folder.path()), true).await.unwrap()
 }
