@@ -25,6 +25,8 @@ pub use models::{Entry, Models};
 use reader::{Environment, Errors, Section};
 pub use reference::DefaultModel;
 
+/// Price book key of a device that nobody named.
+pub const CPU_SKU: &str = "cpu";
 /// Most GPUs that serve together.
 const MAX_DEVICES: usize = 8;
 /// Most shapes that run as CUDA graphs: each takes memory of its own in each context.
@@ -114,11 +116,11 @@ pub struct Identity {
 /// `[device]`: what is paid for.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// `sku`, `AKIDB_DEVICE_SKU`: price book key; default `cpu`.
+    /// `sku`, `AKIDB_DEVICE_SKU`: price book key; default `cpu`, on a GPU its name such as `nvidia-h100-80gb-hbm3`.
     pub sku: String,
     /// `region`, `AKIDB_DEVICE_REGION`: price book key; default `local`.
     pub region: String,
-    /// `uuid`, `AKIDB_DEVICE_UUID`: default `cpu-<node>`.
+    /// `uuid`, `AKIDB_DEVICE_UUID`: default `cpu-<node>`, on a GPU its own.
     pub uuid: String,
     /// `share_ppm`, `AKIDB_DEVICE_SHARE_PPM`: part of the device that this sidecar occupies, in parts in a million; default all of it.
     pub share_ppm: u32,
@@ -417,7 +419,7 @@ fn device(root: &mut Section, identity: &Identity, source: &mut Source<'_>) -> D
     let share =
         source.number(&mut it, ("share_ppm", "AKIDB_DEVICE_SHARE_PPM"), u64::from(WHOLE_DEVICE_PPM), 1..=u64::from(WHOLE_DEVICE_PPM));
     let device = Device {
-        sku: source.text(&mut it, "sku", "AKIDB_DEVICE_SKU", || "cpu".into()),
+        sku: source.text(&mut it, "sku", "AKIDB_DEVICE_SKU", || CPU_SKU.into()),
         region: source.text(&mut it, "region", "AKIDB_DEVICE_REGION", || "local".into()),
         uuid: source.text(&mut it, "uuid", "AKIDB_DEVICE_UUID", || format!("cpu-{}", identity.node)),
         share_ppm: share as u32,

@@ -15,7 +15,7 @@ use super::App;
 use crate::artifacts::Artifacts;
 use crate::batcher::{Batcher, BatcherConfig};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::{self, Control};
 use crate::engine::device::{self, Facts, Gpu};
 use crate::engine::onnx::Runtime;
@@ -79,9 +79,10 @@ pub enum StartError {
 }
 
 /// The control plane is told of this boot by a name of its own.
-pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, StartError> {
+pub(super) async fn build(mut config: Config, store: Option<Store>) -> Result<App, StartError> {
     Runtime::init(&config.runtime.onnxruntime).map_err(StartError::Runtime)?;
     let machine = machine(&config)?;
+    name_device(&mut config.device, &machine);
     let (clock, metrics, stop) = (Clock::start(), Metrics::new()?, CancellationToken::new());
     let boot_id = uuid::Uuid::now_v7().to_string();
     let sidecar_id = sidecar_id(&config)?;
@@ -114,6 +115,8 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         memory_limit_bytes: config.models.memory_limit_bytes.unwrap_or_else(memory::default_limit),
         load_timeout: config.models.load_timeout,
     };
+    #[cfg(feature = "tensorrt")]
+    let gpus = machine.facts.gpus.clone();
     let link = control::Link {
         runtime: Runtime::version(),
         boot_id,
@@ -128,6 +131,8 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
     let first = link.first_plan(&config).await;
     let (models, loading) = Models::start(parts, first, stop.clone());
     let mut tasks = vec![recording, loading];
+    #[cfg(feature = "tensorrt")]
+    tasks.push(super::gpus::watch(gpus, metrics.clone(), stop.clone()));
     let control = match &config.control_plane {
         Some(plane) => {
             let (control, linked) = Control::start(&config, plane.clone(), link, models.clone());
@@ -211,6 +216,17 @@ fn machine(config: &Config) -> Result<Machine, StartError> {
         }
     }
     Ok(Machine { facts, devices, demanded })
+}
+
+/// What is paid for, where the configuration left it open: the GPU that serves.
+fn name_device(device: &mut config::Device, machine: &Machine) {
+    let Some(gpu) = machine.facts.first(&machine.devices).filter(|_| machine.best() != ExecutionProvider::Cpu) else { return };
+    if device.sku == config::CPU_SKU {
+        device.sku = gpu.name.to_ascii_lowercase().replace(|it: char| !it.is_ascii_alphanumeric(), "-");
+        if device.uuid.starts_with("cpu-") {
+            device.uuid.clone_from(&gpu.uuid);
+        }
+    }
 }
 
 /// How engines use its GPUs; what is an engine's own comes with the engine.

@@ -7,37 +7,18 @@ use std::sync::OnceLock;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::Clock;
 
+use crate::metrics::GpuReading;
+
 static NVML: OnceLock<Option<Nvml>> = OnceLock::new();
 
-/// One GPU at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Reading {
-    /// Part of the last sample in which a kernel ran, 0 to 100.
-    pub duty_cycle: Option<u32>,
-    /// Memory in use.
-    pub memory_used_bytes: Option<u64>,
-    /// Memory in all.
-    pub memory_total_bytes: Option<u64>,
-    /// Power drawn.
-    pub power_milliwatts: Option<u32>,
-    /// Energy drawn since the driver was loaded.
-    pub energy_millijoules: Option<u64>,
-    /// Clock of the multiprocessors.
-    pub sm_clock_mhz: Option<u32>,
-    /// Clock of the memory.
-    pub memory_clock_mhz: Option<u32>,
-    /// Why clocks are lower than they could be: NVML's bits (`nvmlClocksThrottleReason*`).
-    pub throttle_reasons: Option<u64>,
-}
-
 /// Reads a GPU; none without NVML or the GPU.
-pub fn read(uuid: &str) -> Option<Reading> {
+pub fn read(uuid: &str) -> Option<GpuReading> {
     let device = nvml()?.device_by_uuid(uuid).ok()?;
     let memory = device.memory_info().ok();
-    Some(Reading {
+    Some(GpuReading {
         duty_cycle: device.utilization_rates().ok().map(|it| it.gpu),
         memory_used_bytes: memory.as_ref().map(|it| it.used),
-        memory_total_bytes: memory.as_ref().map(|it| it.total),
+        memory_bytes: memory.as_ref().map(|it| it.total),
         power_milliwatts: device.power_usage().ok(),
         energy_millijoules: device.total_energy_consumption().ok(),
         sm_clock_mhz: device.clock_info(Clock::SM).ok(),

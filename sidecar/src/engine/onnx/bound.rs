@@ -67,14 +67,20 @@ struct Binding {
 
 /// Loads an engine: its first context on this thread, the others beside it.
 pub(super) fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
+    let devices = if spec.gpu.devices.is_empty() { vec![0] } else { spec.gpu.devices.clone() };
+    for device in &devices {
+        Gpu::open(*device).map_err(|cause| EngineError::Provider { provider: spec.provider, cause })?;
+    }
     let grid = Arc::new(grid(spec)?);
     let spec = Arc::new(spec.clone());
-    let devices = if spec.gpu.devices.is_empty() { vec![0] } else { spec.gpu.devices.clone() };
     let places: Vec<u32> = (0..spec.gpu.contexts.max(1)).flat_map(|_| devices.iter().copied()).collect();
     for device in &devices {
         room(&spec, *device)?;
     }
     let mut first = Bound::load(places[0], &spec, &grid)?;
+    if spec.provider == ExecutionProvider::Cuda {
+        first.verify(&spec)?;
+    }
     let others: Vec<_> = std::thread::scope(|scope| {
         let load = |device: &u32| {
             let (device, spec, grid) = (*device, &spec, &grid);
@@ -137,6 +143,28 @@ impl Bound {
         let (graphs, coming, others, device_time) = (Vec::new(), None, Vec::new(), Duration::ZERO);
         let (grid, spec) = (grid.clone(), spec.clone());
         Ok(Self { planes, graphs, coming, others, grid, spec, options, inputs, vectors, device_time, gpu, stream })
+    }
+
+    /// Runs one text in a session that tells what ran where: a graph that CUDA has no kernels for would be the CPU's, without a word.
+    fn verify(&self, spec: &EngineSpec) -> Result<(), EngineError> {
+        let fail = |it: String| EngineError::Load(it);
+        let folder = std::env::temp_dir().join(format!("akidb-profile-{}-{}", std::process::id(), self.stream.address()));
+        let mut builder = builder(spec.provider, &options(spec, &self.stream, self.gpu, false))?
+            .with_profiling(&folder)
+            .map_err(|it| fail(it.to_string()))?;
+        let session = builder.commit_from_file(&spec.path).map_err(|it| fault::of_load(it.to_string()))?;
+        let mut plane = Plane::of(session, self.gpu, &self.stream)?;
+        let shape = Shape { rows: 1, tokens: 16.min(spec.gpu.max_tokens.max(1)) };
+        let (session, binding) = plane.binding(shape, spec, &self.stream).map_err(fault::of_load)?;
+        self.stream.zero(binding.ids, shape.tokens * size_of::<i64>()).map_err(fault::of_load)?;
+        self.stream.zero(binding.mask, shape.tokens * size_of::<i64>()).map_err(fault::of_load)?;
+        drop(session.run_binding(&binding.io).map_err(|it| fault::of_load(it.to_string()))?);
+        let file = session.end_profiling().map_err(|it| fail(it.to_string()))?;
+        let told = std::fs::read(&file);
+        // What is left of it harms nobody.
+        drop(std::fs::remove_file(&file));
+        let told = told.map_err(|it| fail(format!("{file}: {it}")))?;
+        ran_on(&told, "CUDAExecutionProvider").map_err(|cause| EngineError::Provider { provider: spec.provider, cause })
     }
 
     /// Makes the sessions of CUDA graphs on a thread of their own; they are captured at their first runs.
@@ -233,6 +261,11 @@ impl Plane {
         let session = builder.commit_from_file(file).map_err(fail)?;
         check_inputs(session.inputs(), &spec.graph.inputs)?;
         check_output(session.outputs(), &spec.graph.output, spec.dimension)?;
+        Self::of(session, gpu, stream)
+    }
+
+    fn of(session: Session, gpu: Gpu, stream: &Arc<Stream>) -> Result<Self, EngineError> {
+        let fail = |it: ort::Error| fault::of_load(it.to_string());
         let memory = MemoryInfo::new(AllocationDevice::CUDA, gpu.ordinal as i32, AllocatorType::Device, MemoryType::Default);
         let allocator = memory.and_then(|it| Allocator::new(&session, it)).map_err(fail)?;
         Ok(Self { bindings: HashMap::new(), allocator, session, _stream: stream.clone() })
@@ -267,6 +300,18 @@ impl Plane {
         let vectors = output.data_ptr() as u64;
         io.bind_output(spec.graph.output.as_str(), output).map_err(fail)?;
         Ok(Binding { io, ids, mask, vectors })
+    }
+}
+
+/// Whether a profile of ONNX Runtime shows that `provider` ran all that is heavy. Shapes and the like are the CPU's by right.
+fn ran_on(profile: &[u8], provider: &str) -> Result<(), String> {
+    let events: Vec<serde_json::Value> = serde_json::from_slice(profile).map_err(|it| format!("ONNX Runtime's profile: {it}"))?;
+    let ran = events.iter().filter_map(|it| Some((it["args"]["provider"].as_str()?, it["args"]["op_name"].as_str()?)));
+    let heavy: Vec<(&str, &str)> = ran.filter(|(_, op)| ["MatMul", "Gemm", "Attention"].iter().any(|it| op.contains(it))).collect();
+    match heavy.iter().find(|it| it.0 != provider) {
+        Some((elsewhere, op)) => Err(format!("{elsewhere} ran `{op}`, not {provider}")),
+        None if heavy.is_empty() => Err(format!("nothing shows that {provider} ran any of the graph's products")),
+        None => Ok(()),
     }
 }
 
@@ -326,6 +371,23 @@ impl Engine for Bound {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tensorrt_provider_test_a_product_on_another_provider_is_seen() {
+        let event = |provider: &str, op: &str| serde_json::json!({"cat": "Node", "args": {"provider": provider, "op_name": op}});
+        let check = |events: Vec<serde_json::Value>, expected: Result<(), &str>| {
+            let got = ran_on(&serde_json::to_vec(&events).unwrap(), "CUDAExecutionProvider");
+            match (got, expected) {
+                (Ok(()), Ok(())) => {}
+                (Err(got), Err(part)) => assert!(got.contains(part), "{got}"),
+                (got, expected) => panic!("{got:?}, expected {expected:?}"),
+            }
+        };
+        let (cuda, cpu) = ("CUDAExecutionProvider", "CPUExecutionProvider");
+        check(vec![event(cuda, "FusedMatMul"), event(cpu, "Shape"), serde_json::json!({"cat": "Session"})], Ok(()));
+        check(vec![event(cuda, "MatMul"), event(cpu, "MatMulInteger")], Err("CPUExecutionProvider ran `MatMulInteger`"));
+        check(vec![event(cpu, "Shape")], Err("nothing shows"));
+    }
 
     #[test]
     fn a_part_is_padded_to_its_shape_and_padding_rows_count_one_token() {
