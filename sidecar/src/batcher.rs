@@ -38,6 +38,7 @@ use crate::traces::TraceLink;
 pub struct EngineId(u64);
 
 /// How batches are cut: `[embedding.batching]` and the bounds of the queue.
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the configuration, or says that one was not given")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatcherConfig {
     /// `enabled`: false runs every request by itself.
@@ -156,7 +157,7 @@ pub struct Batcher {
 
 impl Batcher {
     /// Starts the executors' threads. They end at [`Batcher::shutdown`].
-    pub fn start(config: BatcherConfig, telemetry: Telemetry, metrics: Metrics) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
+    pub fn start(config: BatcherConfig, telemetry: &Telemetry, metrics: &Metrics) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let workers = config.workers.clamp(1, MAX_WORKERS);
         let queue = Arc::new(Queue::new(config, workers, metrics.clone()));
         let start = |worker: usize| {

@@ -311,13 +311,15 @@ impl Source<'_> {
         let reader::Words(words) = self.get(section, key, variable).unwrap_or_else(|| reader::Words::of(default));
         let mut values: Vec<T> = Vec::new();
         for word in &words {
-            match word.parse::<T>().ok().filter(&allowed) {
-                Some(value) if !values.contains(&value) => values.push(value),
-                Some(value) => self.errors.add(format!("`{}` (`{variable}`): {value} is there twice", section.path_of(key))),
-                None => {
-                    self.errors.add(format!("`{}` (`{variable}`): `{word}` is not what it may hold, e.g. {default}", section.path_of(key)))
+            let problem = match word.parse::<T>().ok().filter(&allowed) {
+                Some(value) if !values.contains(&value) => {
+                    values.push(value);
+                    continue;
                 }
-            }
+                Some(value) => format!("{value} is there twice"),
+                None => format!("`{word}` is not what it may hold, e.g. {default}"),
+            };
+            self.errors.add(format!("`{}` (`{variable}`): {problem}", section.path_of(key)));
         }
         if values.len() > most {
             self.errors.add(format!("`{}` (`{variable}`): {} values; at most {most} are allowed", section.path_of(key), values.len()));

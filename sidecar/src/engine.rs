@@ -8,6 +8,7 @@
 //! - [`device`]: what GPUs, drivers and libraries this machine has
 //! - [`fault`]: what a GPU's error means; pure
 //! - [`onnx`]: ONNX Runtime, on the CPU and on GPUs
+//! - `library`: libraries that are looked for at run time
 //! - `cuda`: streams, pinned memory and events of the CUDA driver
 //! - `nvml`: what the driver measures of a GPU
 //! - `workers`: threads inside an operator on the CPU
@@ -17,6 +18,8 @@ pub mod buckets;
 mod cuda;
 pub mod device;
 pub mod fault;
+#[cfg(feature = "tensorrt")]
+mod library;
 #[cfg(feature = "tensorrt")]
 pub mod nvml;
 pub mod onnx;

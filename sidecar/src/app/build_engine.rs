@@ -33,7 +33,7 @@ pub struct BuildEngine {
     /// Where the new bundle goes; a folder that is not there yet, or is empty.
     #[arg(long)]
     pub(super) output: PathBuf,
-    /// Shapes `min:opt:max`, each BATCHxTOKENS, the widest last; default a small one and 1x16:64x32:512x<the model's limit>.
+    /// Shapes `min:opt:max`, each `BATCHxTOKENS`, the widest last; default a small one and `1x16:64x32:512x<limit>`.
     #[arg(long, num_args = 1..)]
     pub(super) profile: Vec<Profile>,
     /// Folder of TensorRT's timing cache, which makes the next build faster.

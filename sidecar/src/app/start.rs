@@ -100,7 +100,7 @@ pub(super) async fn build(mut config: Config, store: Option<Store>) -> Result<Ap
     let parts = recorder::Parts { device: config.device.clone(), spool: spool.clone(), metrics: metrics.clone(), clock };
     let (recorder, recording) = Recorder::start(parts, telemetry.clone(), observations);
 
-    let (batcher, _executors) = Batcher::start(batching(&config, &machine), telemetry.clone(), metrics.clone())?;
+    let (batcher, _executors) = Batcher::start(batching(&config, &machine), &telemetry, &metrics)?;
     let parts = Parts {
         artifacts: artifacts.clone(),
         batcher: batcher.clone(),

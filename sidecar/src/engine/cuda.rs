@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use libloading::Library;
 
+use super::library;
+
 /// `CUresult`; 0 is success.
 type Code = c_int;
 /// An address on a device.
@@ -83,9 +85,7 @@ static DRIVER: OnceLock<Result<Driver, String>> = OnceLock::new();
 /// The driver, or why there is none.
 fn driver() -> Result<&'static Driver, String> {
     let loaded = DRIVER.get_or_init(|| {
-        // SAFETY: the driver's library has no initialisers that ask for anything of us.
-        let library = unsafe { Library::new(NAME) };
-        let library = library.map_err(|it| format!("{NAME} cannot be loaded, so there is no NVIDIA driver here: {it}"))?;
+        let library = library::open(NAME).map_err(|it| format!("there is no NVIDIA driver here: {it}"))?;
         let driver = Driver::of(library)?;
         // SAFETY: no arguments but a flag that must be 0.
         match unsafe { (driver.init)(0) } {

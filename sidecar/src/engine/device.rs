@@ -20,7 +20,7 @@ pub struct Facts {
     pub cuda_driver: Option<String>,
     /// TensorRT's version, e.g. `10.6.0`.
     pub tensorrt: Option<String>,
-    /// ONNX Runtime's description of itself.
+    /// ONNX Runtime's version, e.g. `1.31.1`, or its description of itself.
     pub onnxruntime: String,
     /// Why a provider cannot serve; one that can is not in here.
     pub refused: BTreeMap<String, String>,
@@ -73,20 +73,17 @@ impl Facts {
 
     /// Engines of one model run on `devices` alike, so each must be there and all must be of one kind.
     pub fn check_devices(&mut self, devices: &[u32]) {
-        let why = match devices.iter().find(|it| !self.gpus.iter().any(|gpu| gpu.index == **it)) {
+        let missing = devices.iter().find(|it| !self.gpus.iter().any(|gpu| gpu.index == **it));
+        let of = |index: &u32| self.gpus.iter().find(|it| it.index == *index).map(|it| it.compute_capability.as_str());
+        let mut kinds: Vec<&str> = devices.iter().filter_map(of).collect();
+        kinds.dedup();
+        let why = match missing {
             Some(missing) => {
                 let there = self.gpus.iter().map(|it| it.index.to_string()).collect::<Vec<_>>().join(", ");
                 format!("`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names GPU {missing}; there are: {there}")
             }
-            None => {
-                let of = |index: &u32| self.gpus.iter().find(|it| it.index == *index).map(|it| it.compute_capability.as_str());
-                let mut kinds: Vec<&str> = devices.iter().filter_map(of).collect();
-                kinds.dedup();
-                if kinds.len() < 2 {
-                    return;
-                }
-                format!("`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names GPUs of compute capabilities {}", kinds.join(" and "))
-            }
+            None if kinds.len() < 2 => return,
+            None => format!("`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names GPUs of compute capabilities {}", kinds.join(" and ")),
         };
         self.refuse(ExecutionProvider::TensorRt, why.clone());
         self.refuse(ExecutionProvider::Cuda, why);
@@ -104,7 +101,8 @@ pub fn detect(library: &Path, devices: &[u32]) -> Facts {
 /// Looks at the machine. `library` is ONNX Runtime's, which is loaded already.
 #[cfg(feature = "tensorrt")]
 pub fn detect(library: &Path, devices: &[u32]) -> Facts {
-    let mut facts = Facts { onnxruntime: super::onnx::Runtime::version(), ..Facts::default() };
+    let onnxruntime = super::library::onnxruntime_version(library).unwrap_or_else(super::onnx::Runtime::version);
+    let mut facts = Facts { onnxruntime, ..Facts::default() };
     match super::cuda::describe() {
         Ok((version, gpus)) => {
             facts.cuda_driver = Some(version);
@@ -144,22 +142,19 @@ mod tensorrt {
     //! TensorRT's own version. Enters: nothing. Leaves: `10.6.0`, or which library is missing. Never: anything else of TensorRT.
     #![expect(unsafe_code, reason = "TensorRT is a C++ library with a C function for its version")]
 
-    use libloading::Library;
+    use crate::engine::library;
 
     /// What ONNX Runtime's provider links.
     const NAME: &str = "libnvinfer.so.10";
 
     pub(super) fn version() -> Result<String, String> {
-        // SAFETY: the library's initialisers ask for nothing of us; ONNX Runtime's provider loads it the same way.
-        let library = unsafe { Library::new(NAME) };
-        let library = library.map_err(|it| format!("{NAME} (TensorRT 10) cannot be loaded: {it}: put its folder on LD_LIBRARY_PATH"))?;
+        let library = library::open(NAME).map_err(|it| format!("TensorRT 10 cannot be loaded: {it}: put its folder on LD_LIBRARY_PATH"))?;
         // SAFETY: `int32_t getInferLibVersion()`, as in NvInferRuntimeBase.h.
         let call = unsafe { library.get::<unsafe extern "C" fn() -> i32>(b"getInferLibVersion\0") };
         let call = call.map_err(|it| format!("{NAME} does not tell its version: {it}"))?;
         // SAFETY: as above.
         let version = unsafe { call() };
         let text = format!("{}.{}.{}", version / 10_000, version / 100 % 100, version % 100);
-        drop(call);
         // It stays loaded: it is not made to be unloaded, and the provider needs it in a moment.
         std::mem::forget(library);
         Ok(text)

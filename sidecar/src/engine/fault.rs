@@ -53,8 +53,8 @@ fn of(message: String, other: impl FnOnce(String) -> EngineError) -> EngineError
     // Short words only by themselves: `oom` is in `room`.
     let has = |part: &&str| if part.len() <= 3 { words().any(|it| it == *part) } else { lower.contains(*part) };
     match () {
-        () if MEMORY.iter().any(|it| has(&it)) => EngineError::OutOfMemory(message),
-        () if LOST.iter().any(|it| has(&it)) => EngineError::DeviceLost(message),
+        () if MEMORY.iter().any(has) => EngineError::OutOfMemory(message),
+        () if LOST.iter().any(has) => EngineError::DeviceLost(message),
         () => other(message),
     }
 }

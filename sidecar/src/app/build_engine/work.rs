@@ -89,9 +89,9 @@ impl Work<'_> {
             let widest = index + 1 == self.profiles.len();
             let file = if widest { "model.onnx".to_owned() } else { format!("model.profile{index}.onnx") };
             let label = format!("engine {} of {} ({}, profile {profile})", index + 1, self.profiles.len(), self.arguments.precision);
-            let build = self.build(*profile, &file)?;
+            let order = self.build(*profile, &file)?;
             let from = Instant::now();
-            with_progress(&label, || compile(&build)).with_context(|| label.clone())?;
+            with_progress(&label, || compile(&order)).with_context(|| label.clone())?;
             built.push((*profile, file, from.elapsed().as_secs_f64()));
         }
         Ok(built)
@@ -268,7 +268,7 @@ fn files(folder: &Path) -> Result<Vec<BundleFile>> {
             "model.onnx" => FileRole::Engine,
             "tokenizer.json" => FileRole::Tokenizer,
             "reference.json" => FileRole::Reference,
-            it if it.ends_with(".onnx") || it.ends_with(".engine") => FileRole::EngineData,
+            _ if path.extension().is_some_and(|it| it == "onnx" || it == "engine") => FileRole::EngineData,
             _ => continue,
         };
         files.push(BundleFile { path: name, role, bytes: fs::metadata(&path)?.len(), sha256: sha256(&path)? });

@@ -9,8 +9,8 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use akidb_domain::vocabulary::ExecutionProvider;
@@ -33,9 +33,9 @@ const SPARE_BYTES: u64 = 256 << 20;
 /// One execution context.
 struct Bound {
     planes: Vec<Plane>,
-    graphs: Vec<(Shape, Plane)>,
+    graphs: Vec<Graph>,
     /// Graphs come when they are captured; the context serves without them meanwhile.
-    coming: Option<Receiver<(Shape, Plane)>>,
+    coming: Option<Receiver<Graph>>,
     others: Vec<Box<dyn Engine>>,
     grid: Arc<Grid>,
     spec: Arc<EngineSpec>,
@@ -56,6 +56,16 @@ struct Plane {
     session: Session,
     _stream: Arc<Stream>,
 }
+
+/// A shape that runs as a CUDA graph.
+struct Graph {
+    shape: Shape,
+    plane: Plane,
+    captured: bool,
+}
+
+/// While a graph is captured, CUDA forbids every other thread of the process to take memory: whoever may do so holds this for reading.
+static CAPTURE: RwLock<()> = RwLock::new(());
 
 /// Buffers of one shape, on the device.
 struct Binding {
@@ -179,7 +189,7 @@ impl Bound {
             for (shape, file) in wanted {
                 match Plane::load(&file, &spec, &stream, gpu, true) {
                     // The engine may be gone.
-                    Ok(plane) => drop(done.send((shape, plane))),
+                    Ok(plane) => drop(done.send(Graph { shape, plane, captured: false })),
                     Err(error) => tracing::warn!(%shape, %error, "a shape goes on without a CUDA graph"),
                 }
             }
@@ -217,11 +227,37 @@ impl Bound {
         }
     }
 
+    /// Runs a part as a graph where there is one, which is captured at its first run: then nothing else may be at work.
     fn run_part(&mut self, batch: &TokenBatch, part: &Part, vectors: &mut Vec<f32>) -> Result<(), String> {
+        let at = self.graphs.iter().position(|it| it.shape == part.shape);
+        if let Some(at) = at.filter(|it| !self.graphs[*it].captured) {
+            if let Ok(_alone) = CAPTURE.try_write() {
+                let done = self.run_in(Some(at), batch, part, vectors);
+                match done {
+                    Ok(()) => self.graphs[at].captured = true,
+                    Err(error) => {
+                        tracing::warn!(shape = %part.shape, error, "a shape goes on without a CUDA graph");
+                        self.graphs.swap_remove(at);
+                    }
+                }
+                if self.graphs.get(at).is_some_and(|it| it.captured && it.shape == part.shape) {
+                    return Ok(());
+                }
+            }
+            let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+            return self.run_in(None, batch, part, vectors);
+        }
+        let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+        self.run_in(at, batch, part, vectors)
+    }
+
+    fn run_in(&mut self, graph: Option<usize>, batch: &TokenBatch, part: &Part, vectors: &mut Vec<f32>) -> Result<(), String> {
         let (elements, dimension) = (part.shape.rows * part.shape.tokens, self.spec.dimension);
         fill(self.inputs.integers(2 * elements), batch, part);
-        let graph = self.graphs.iter_mut().find(|it| it.0 == part.shape).map(|it| &mut it.1);
-        let plane = graph.unwrap_or(&mut self.planes[part.profile]);
+        let plane = match graph {
+            Some(at) => &mut self.graphs[at].plane,
+            None => &mut self.planes[part.profile],
+        };
         let (session, binding) = plane.binding(part.shape, &self.spec, &self.stream)?;
         let (bytes, stream) = (elements * size_of::<i64>(), &self.stream);
         stream.begin()?;
@@ -255,6 +291,7 @@ fn fill(into: &mut [i64], batch: &TokenBatch, part: &Part) {
 
 impl Plane {
     fn load(file: &Path, spec: &EngineSpec, stream: &Arc<Stream>, gpu: Gpu, graph: bool) -> Result<Self, EngineError> {
+        let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
         gpu.enter().map_err(fault::of_load)?;
         let fail = |it: ort::Error| fault::of_load(it.to_string());
         let mut builder = builder(spec.provider, &options(spec, stream, gpu, graph))?;

@@ -1,4 +1,4 @@
-//! Engines built ahead: an ONNX graph in, an EPContext file with a TensorRT engine out.
+//! Engines built ahead: an ONNX graph in, an `EPContext` file with a TensorRT engine out.
 //!
 //! Enters: a graph, a precision, a profile. Leaves: the file, or why TensorRT did not make it. Never: a file that is half written under its
 //! final name; a build on the path of a request.
@@ -23,7 +23,7 @@ pub struct Build {
     pub precision: Precision,
     /// Shapes it is for.
     pub profile: Profile,
-    /// Where the EPContext file goes.
+    /// Where the `EPContext` file goes.
     pub output: PathBuf,
     /// Folder of TensorRT's timing cache.
     pub timing_cache: Option<PathBuf>,

@@ -2,7 +2,6 @@
 //!
 //! Enters: what is wanted. Leaves: a session builder that has the provider, or which library is missing. Never: a session that falls to
 //! another provider by itself.
-#![expect(unsafe_code, reason = "whether a library can be loaded is found out by loading it")]
 
 use std::path::Path;
 
@@ -12,7 +11,7 @@ use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
 use super::{ENVIRONMENT, EngineError};
-use crate::engine::fault;
+use crate::engine::{fault, library};
 
 /// Libraries that the provider of CUDA 13 links.
 const CUDA_LIBRARIES: &[&str] =
@@ -77,8 +76,6 @@ fn dispatch(provider: ExecutionProvider, options: &Options) -> ExecutionProvider
 /// The libraries that are not there, in the loader's words.
 fn missing(provider: ExecutionProvider) -> Option<String> {
     let wanted = if provider == ExecutionProvider::TensorRt { TENSORRT_LIBRARIES } else { CUDA_LIBRARIES };
-    // SAFETY: these libraries' initialisers ask for nothing of us, and the provider loads them the same way.
-    let lacks = wanted.iter().filter(|it| unsafe { libloading::Library::new(**it) }.is_err());
-    let lacks: Vec<&str> = lacks.copied().collect();
-    (!lacks.is_empty()).then(|| format!("{} cannot be loaded (put the folder on LD_LIBRARY_PATH)", lacks.join(", ")))
+    let lacks: Vec<String> = wanted.iter().filter_map(|it| library::open(it).map(std::mem::forget).err()).collect();
+    (!lacks.is_empty()).then(|| format!("{} (put the folder on LD_LIBRARY_PATH)", lacks.join("; ")))
 }

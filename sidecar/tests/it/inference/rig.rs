@@ -71,7 +71,7 @@ impl Rig {
         let (manifest, clock) = (manifest(), Clock::start());
         let (telemetry, observations) = Telemetry::channel(clock);
         let metrics = Metrics::new().expect("metrics");
-        let (batcher, _thread) = Batcher::start(config, telemetry.clone(), metrics.clone()).expect("an executor");
+        let (batcher, _thread) = Batcher::start(config, &telemetry, &metrics).expect("an executor");
         let engine = onnx::load(&engine_spec(&manifest)).expect("an engine");
         let engine = runtime.block_on(batcher.install(engine));
         let pool = TokenizerPool::start(1).expect("threads");
