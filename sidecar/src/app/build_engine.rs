@@ -61,11 +61,19 @@ pub struct Devices {
 
 /// Shows the machine's facts as JSON.
 pub fn devices(arguments: &Devices) -> Result<()> {
+    complain();
     let facts = facts(&arguments.library, 0)?;
     let usable: Vec<String> = facts.usable().iter().map(ToString::to_string).collect();
     let shown = serde_json::json!({"usable": usable, "facts": facts});
     println!("{}", serde_json::to_string_pretty(&shown)?);
     Ok(())
+}
+
+/// ONNX Runtime's and TensorRT's own complaints go to where progress goes.
+fn complain() {
+    let lines = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_writer(std::io::stderr).without_time();
+    // Somebody else has started logging: then that is where they go.
+    drop(lines.try_init());
 }
 
 fn facts(library: &Library, device: u32) -> Result<Facts> {
@@ -124,6 +132,7 @@ pub fn run(arguments: &BuildEngine) -> Result<()> {
 pub fn run(arguments: &BuildEngine) -> Result<()> {
     use akidb_domain::vocabulary::ExecutionProvider;
 
+    complain();
     let source = source::Source::read(&arguments.bundle)?;
     source.check(arguments.precision)?;
     let profiles = arguments.profiles(source.manifest.model.max_tokens)?;

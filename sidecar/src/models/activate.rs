@@ -94,6 +94,8 @@ pub(crate) enum ActivationError {
     Files(#[from] ArtifactError),
     #[error("artifact {artifact}: {cause}")]
     Load { artifact: String, cause: String },
+    #[error("artifact {artifact}: {cause}")]
+    Memory { artifact: String, cause: EngineError },
     #[error("artifact {artifact}: it was not loaded and proven within {limit:?} (`embedding.models.load_timeout_ms`)")]
     Slow { artifact: String, limit: Duration },
     #[error("artifact {artifact}: its answers differ from its reference vectors: least cosine {got:.6}, at least {gate} is needed")]
@@ -105,9 +107,10 @@ pub(crate) enum ActivationError {
 }
 
 impl ActivationError {
-    /// Whether another try may go better: what came from the store or the disk may; an engine's answer does not change.
-    pub(crate) fn is_worth_another_try(&self) -> bool {
-        matches!(self, Self::Files(_))
+    /// Whether another try may go better after so many: what came from the store or the disk may, and a GPU's memory may be free again; an
+    /// engine's answer does not change.
+    pub(crate) fn is_worth_another_try(&self, failures: u32) -> bool {
+        matches!(self, Self::Files(_)) || matches!(self, Self::Memory { .. } if failures < MEMORY_TRIES)
     }
 }
 
@@ -115,6 +118,8 @@ fn loads(two: bool) -> &'static str {
     if two { "2 loads" } else { "load, and something else can serve meanwhile" }
 }
 
+/// Loads that find no room on the GPU before one is given up: over some minutes.
+const MEMORY_TRIES: u32 = 6;
 /// At most this many artifacts are pulled at a time.
 const PULLS: usize = 3;
 
@@ -201,7 +206,10 @@ impl Job {
             telemetry.observe(Observation::Beside { cause, model: model.clone(), variant: variant.clone(), device });
         };
         let proof = Proof { spec, batches: batches(&ids), texts: ids.len(), beside, tell: Arc::new(tell) };
-        let Proven { engine, vectors } = proof.run().await.map_err(|e: EngineError| self.load_error(e))?;
+        let Proven { engine, vectors } = proof.run().await.map_err(|e| match e {
+            EngineError::OutOfMemory(_) => ActivationError::Memory { artifact: self.name(), cause: e },
+            other => self.load_error(other),
+        })?;
         let (got, gate) =
             (reference.min_cosine(&vectors), parity_gate(self.precision, made_for(self.artifact.target.provider) == self.provider));
         if got >= gate { Ok((engine, tokenizer)) } else { Err(ActivationError::Parity { artifact: self.name(), got, gate }) }

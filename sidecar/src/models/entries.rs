@@ -132,7 +132,8 @@ async fn choose(read: &Read, all: &[Read], machine: &Machine, bundles: &Bundles)
 
 fn add(plan: &mut Plan, read: &Read, choice: Result<Choice, String>, bundle: Option<&Bundle>) {
     let at = VariantRef { version: VERSION.into(), variant: read.variant.clone() };
-    let variant = PlannedVariant { at: at.clone(), precision: read.precision, hold: true, pinned: read.entry.pinned, choice };
+    let variant =
+        PlannedVariant { at: at.clone(), precision: read.precision, hold: true, pinned: read.entry.pinned, choice, spare: Vec::new() };
     let model = plan.models.entry(read.entry.model()).or_insert_with(|| PlannedModel {
         card: empty_card(&read.entry),
         default: at.clone(),

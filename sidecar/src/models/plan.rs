@@ -49,6 +49,8 @@ pub struct PlannedVariant {
     pub pinned: bool,
     /// What serves it here, or why nothing can.
     pub choice: Result<Choice, String>,
+    /// What else could, the best first, where that fails.
+    pub spare: Vec<Choice>,
 }
 
 /// The artifact that serves a variant here.
@@ -214,19 +216,18 @@ impl PlannedVariant {
             }
         }
         let refused = refused.join("; ");
-        let best = fitting.into_iter().min_by_key(|(provider, it)| Machine::rank(*provider, &it.target));
-        let choice = match best {
-            Some((provider, artifact)) => Ok(Choice {
-                artifact: artifact.clone(),
-                precision: variant.precision,
-                provider,
-                fallback: stands_in(&refused, provider, artifact, machine),
-            }),
-            None if refused.is_empty() => Err("the catalog has no ready artifact of it".to_owned()),
-            None => Err(refused),
+        fitting.sort_by_key(|(provider, it)| Machine::rank(*provider, &it.target));
+        let choice = |(provider, artifact): (ExecutionProvider, &ServedArtifact)| Choice {
+            artifact: artifact.clone(),
+            precision: variant.precision,
+            provider,
+            fallback: stands_in(&refused, provider, artifact, machine),
         };
+        let mut spare: Vec<Choice> = fitting.into_iter().map(choice).collect();
+        let nothing = || if refused.is_empty() { "the catalog has no ready artifact of it".to_owned() } else { refused.clone() };
+        let choice = if spare.is_empty() { Err(nothing()) } else { Ok(spare.remove(0)) };
         let at = VariantRef { version: variant.version.clone(), variant: variant.name.clone() };
-        Self { at, precision: variant.precision, hold: variant.hold, pinned: false, choice }
+        Self { at, precision: variant.precision, hold: variant.hold, pinned: false, choice, spare }
     }
 }
 

@@ -20,9 +20,9 @@ impl Owner {
             })
     }
 
-    /// Brings up what served before, for variants that have nothing else.
+    /// Brings up what could serve instead: another artifact of the variant, or what served before.
     pub(super) fn stand_in(&mut self, failed: &str) {
-        let mut jobs = Vec::new();
+        let mut jobs = self.spares(failed);
         let machine = &self.parts.machine;
         for (name, model) in &mut self.plan.models {
             let bereft = |it: &&PlannedVariant| it.choice.as_ref().is_ok_and(|it| it.artifact.digest == failed);
@@ -63,9 +63,38 @@ impl Owner {
             self.ensure(job);
         }
     }
+
+    /// The next best artifact of each variant whose own failed and that has nothing that served before: an engine's graph, say.
+    fn spares(&mut self, failed: &str) -> Vec<Job> {
+        let why = self.slots.get(failed).map(|it| it.reason.clone()).unwrap_or_default();
+        let mut jobs = Vec::new();
+        for (name, model) in &mut self.plan.models {
+            let card = &model.card;
+            for variant in &mut model.variants {
+                let key = (name.clone(), variant.at.clone());
+                let bereft = variant.choice.as_ref().is_ok_and(|it| it.artifact.digest == failed);
+                if !bereft || variant.spare.is_empty() || self.previous.contains_key(&key) {
+                    continue;
+                }
+                let spare = variant.spare.remove(0);
+                let artifact = spare.artifact.digest.get(..12).unwrap_or_default();
+                let fallback = format!("{why}; artifact {artifact} runs on `{}` in its place", spare.provider);
+                let (precision, provider) = (spare.precision, spare.provider);
+                jobs.push(Job {
+                    artifact: spare.artifact.clone(),
+                    card: card.clone(),
+                    variant: variant.at.variant.clone(),
+                    precision,
+                    provider,
+                });
+                variant.choice = Ok(Choice { fallback, ..spare });
+            }
+        }
+        jobs
+    }
 }
 
 fn stood_in(at: &VariantRef, good: &Good, provider: ExecutionProvider) -> PlannedVariant {
     let choice = Choice { artifact: good.artifact.clone(), precision: good.precision, provider, fallback: String::new() };
-    PlannedVariant { at: at.clone(), precision: good.precision, hold: true, pinned: false, choice: Ok(choice) }
+    PlannedVariant { at: at.clone(), precision: good.precision, hold: true, pinned: false, choice: Ok(choice), spare: Vec::new() }
 }
