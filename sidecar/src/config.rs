@@ -193,8 +193,8 @@ pub struct Batching {
     /// `max_batch_tokens`, `AKIDB_MAX_BATCH_TOKENS`: most tokens in a batch, padding included; default: learnt for each engine when it is
     /// warmed up.
     pub max_batch_tokens: Option<usize>,
-    /// `max_queued_texts`, `AKIDB_MAX_QUEUED_TEXTS`: most texts that wait; default 4,096.
-    pub max_queued_texts: usize,
+    /// `max_queued_texts`, `AKIDB_MAX_QUEUED_TEXTS`: most texts that wait; default 4,096, on a GPU 65,536.
+    pub max_queued_texts: Option<usize>,
     /// `max_queued_ms`, `AKIDB_MAX_QUEUED_MS`: most estimated work that waits; default 4,000.
     pub max_queued: Duration,
 }
@@ -490,7 +490,7 @@ fn batching(embedding: &mut Section, source: &mut Source<'_>) -> Batching {
             0 => None,
             tokens => Some(tokens as usize),
         },
-        max_queued_texts: source.number(&mut it, ("max_queued_texts", "AKIDB_MAX_QUEUED_TEXTS"), 4_096, 1..=1_000_000) as usize,
+        max_queued_texts: source.optional(&mut it, ("max_queued_texts", "AKIDB_MAX_QUEUED_TEXTS"), 1..=1_000_000).map(|it| it as usize),
         max_queued: Duration::from_millis(source.number(&mut it, ("max_queued_ms", "AKIDB_MAX_QUEUED_MS"), 4_000, 1..=300_000)),
     };
     it.finish(source.errors);

@@ -29,6 +29,9 @@ use crate::telemetry::{Recorder, Spool, Telemetry, recorder};
 use crate::tokenizer::{TokenizerError, TokenizerPool};
 use crate::traces::{Traces, TracesError};
 
+/// Texts that may wait for a GPU: a fraction of a second of its work.
+const GPU_QUEUED_TEXTS: usize = 65_536;
+
 /// Why a sidecar does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -248,7 +251,7 @@ fn batching(config: &Config, machine: &Machine) -> BatcherConfig {
         adaptive: it.adaptive,
         max_batch_tokens: it.max_batch_tokens.unwrap_or(usual.max_batch_tokens),
         learn_budget: it.max_batch_tokens.is_none(),
-        max_queued_texts: it.max_queued_texts,
+        max_queued_texts: it.max_queued_texts.unwrap_or(if on_gpu { GPU_QUEUED_TEXTS } else { usual.max_queued_texts }),
         max_queued: it.max_queued,
     }
 }

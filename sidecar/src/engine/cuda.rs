@@ -25,6 +25,11 @@ type Handle = *mut c_void;
 
 const NAME: &str = "libcuda.so.1";
 const NON_BLOCKING: c_uint = 1;
+/// Whoever waits for such an event sleeps.
+const BLOCKING_SYNC: c_uint = 1;
+/// Work that takes longer is slept through: a thread that spins takes a core from those that answer. What is shorter would be over before the
+/// thread slept.
+const SLEEP_FROM: Duration = Duration::from_micros(400);
 const NO_DEVICE: Code = 100;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
@@ -66,6 +71,7 @@ calls! {
     memory = "cuMemGetInfo_v2"(*mut usize, *mut usize);
     stream_create = "cuStreamCreate"(*mut Handle, c_uint);
     stream_wait = "cuStreamSynchronize"(Handle);
+    event_wait = "cuEventSynchronize"(Handle);
     stream_destroy = "cuStreamDestroy_v2"(Handle);
     event_create = "cuEventCreate"(*mut Handle, c_uint);
     event_record = "cuEventRecord"(Handle, Handle);
@@ -219,7 +225,7 @@ impl Stream {
         // SAFETY: as above.
         driver.check("cuEventCreate", unsafe { (driver.event_create)(&raw mut from, 0) })?;
         // SAFETY: as above.
-        driver.check("cuEventCreate", unsafe { (driver.event_create)(&raw mut to, 0) })?;
+        driver.check("cuEventCreate", unsafe { (driver.event_create)(&raw mut to, BLOCKING_SYNC) })?;
         Ok(Arc::new(Self { gpu, handle: handle as usize, from: from as usize, to: to as usize }))
     }
 
@@ -259,14 +265,16 @@ impl Stream {
         driver.check("cuEventRecord", unsafe { (driver.event_record)(self.from as Handle, self.handle as Handle) })
     }
 
-    /// Waits until all is done; the device's own time since [`Stream::begin`].
-    pub(super) fn wait(&self) -> Result<Duration, String> {
+    /// Waits until all is done, which takes about `expected`; the device's own time since [`Stream::begin`].
+    pub(super) fn wait(&self, expected: Duration) -> Result<Duration, String> {
         let driver = driver()?;
         let mut ms = 0.0;
         // SAFETY: the handles are this stream's own; one number is written.
         unsafe {
             driver.check("cuEventRecord", (driver.event_record)(self.to as Handle, self.handle as Handle))?;
-            driver.check("the GPU's work", (driver.stream_wait)(self.handle as Handle))?;
+            let done =
+                if expected > SLEEP_FROM { (driver.event_wait)(self.to as Handle) } else { (driver.stream_wait)(self.handle as Handle) };
+            driver.check("the GPU's work", done)?;
             driver.check("cuEventElapsedTime", (driver.event_elapsed)(&raw mut ms, self.from as Handle, self.to as Handle))?;
         }
         Ok(Duration::try_from_secs_f32(ms / 1e3).unwrap_or_default())

@@ -44,6 +44,8 @@ struct Bound {
     inputs: Pinned,
     vectors: Pinned,
     device_time: Duration,
+    /// What each shape took last.
+    took: HashMap<Shape, Duration>,
     gpu: Gpu,
     /// After everything that works on it.
     stream: Arc<Stream>,
@@ -152,7 +154,7 @@ impl Bound {
         options.disable_device_sync().map_err(|it| EngineError::Load(it.to_string()))?;
         let (graphs, coming, others, device_time) = (Vec::new(), None, Vec::new(), Duration::ZERO);
         let (grid, spec) = (grid.clone(), spec.clone());
-        Ok(Self { planes, graphs, coming, others, grid, spec, options, inputs, vectors, device_time, gpu, stream })
+        Ok(Self { planes, graphs, coming, others, grid, spec, options, inputs, vectors, device_time, took: HashMap::new(), gpu, stream })
     }
 
     /// Runs one text in a session that tells what ran where: a graph that CUDA has no kernels for would be the CPU's, without a word.
@@ -266,7 +268,9 @@ impl Bound {
         drop(session.run_binding_with_options(&binding.io, &self.options).map_err(|it| it.to_string())?);
         let floats = part.texts.len() * dimension;
         stream.to_host(binding.vectors, &self.vectors, 0..floats * size_of::<f32>())?;
-        self.device_time += stream.wait()?;
+        let took = stream.wait(self.took.get(&part.shape).copied().unwrap_or_default())?;
+        self.took.insert(part.shape, took);
+        self.device_time += took;
         vectors.extend_from_slice(self.vectors.floats(floats));
         Ok(())
     }
