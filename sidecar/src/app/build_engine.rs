@@ -3,7 +3,7 @@
 //! Enters: a bundle's folder, a precision, shape profiles. Leaves: a bundle with a manifest, reference vectors and a build report; or one
 //! sentence that names what is missing. Never: a manifest before everything that it lists is there and proven.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use akidb_domain::profile::{self, Profile};
 use akidb_domain::vocabulary::Precision;
@@ -110,20 +110,12 @@ fn default_profiles(max_tokens: usize) -> Vec<Profile> {
     if max_tokens > 64 { vec![small, wide] } else { vec![wide] }
 }
 
-/// A folder to write to: made, or found empty.
-fn empty_folder(at: &Path) -> Result<()> {
-    std::fs::create_dir_all(at).with_context(|| format!("the output folder {} cannot be made", at.display()))?;
-    let mut found = std::fs::read_dir(at).with_context(|| format!("the output folder {} cannot be read", at.display()))?;
-    if found.next().is_some() {
-        bail!("the output folder {} is not empty: name another one, or remove what is in it", at.display());
-    }
-    Ok(())
-}
-
 /// Builds an engine.
 #[cfg(not(feature = "tensorrt"))]
 pub fn run(arguments: &BuildEngine) -> Result<()> {
-    source::Source::read(&arguments.bundle)?.check(arguments.precision)?;
+    let source = source::Source::read(&arguments.bundle)?;
+    source.check(arguments.precision)?;
+    arguments.profiles(source.manifest.model.max_tokens)?;
     bail!("this build has no GPU providers: build the sidecar with `--features tensorrt`")
 }
 
@@ -141,7 +133,7 @@ pub fn run(arguments: &BuildEngine) -> Result<()> {
         bail!("TensorRT cannot build here: {why}");
     }
     work::without_tf32(arguments.precision)?;
-    empty_folder(&arguments.output)?;
+    work::empty_folder(&arguments.output)?;
     let report = work::Work { arguments, source: &source, profiles: &profiles, facts: &facts }.run()?;
     println!("{}", serde_json::to_string_pretty(&report)?);
     Ok(())

@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use akidb_domain::bundle::{BundleFile, Manifest};
-use akidb_domain::vocabulary::{FileRole, Precision, TargetProvider};
+#[cfg(feature = "tensorrt")]
+use akidb_domain::vocabulary::FileRole;
+use akidb_domain::vocabulary::{Precision, TargetProvider};
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
@@ -37,6 +39,7 @@ impl Source {
         if found == file.sha256 { Ok(()) } else { bail!("{} has sha256 {found}, its manifest says {}", path.display(), file.sha256) }
     }
 
+    #[cfg(feature = "tensorrt")]
     /// The file of a role; every bundle has an engine, a tokenizer and reference vectors.
     pub(super) fn file(&self, role: FileRole) -> Result<(&BundleFile, PathBuf)> {
         let file = self.manifest.file(role).with_context(|| format!("the bundle has no {role}"))?;

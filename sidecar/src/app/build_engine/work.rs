@@ -54,6 +54,16 @@ pub(super) fn without_tf32(precision: Precision) -> Result<()> {
     Err(error).context("the program could not start itself anew without TF32")
 }
 
+/// A folder to write to: made, or found empty.
+pub(super) fn empty_folder(at: &Path) -> Result<()> {
+    fs::create_dir_all(at).with_context(|| format!("the output folder {} cannot be made", at.display()))?;
+    let mut found = fs::read_dir(at).with_context(|| format!("the output folder {} cannot be read", at.display()))?;
+    if found.next().is_some() {
+        bail!("the output folder {} is not empty: name another one, or remove what is in it", at.display());
+    }
+    Ok(())
+}
+
 impl Work<'_> {
     pub(super) fn run(&self) -> Result<Value> {
         let started = Instant::now();
