@@ -102,7 +102,9 @@ pub(super) fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
         running.into_iter().map(|it| it.join().unwrap_or_else(|_| Err(EngineError::Load("a context's load panicked".into())))).collect()
     });
     for other in others {
-        first.others.push(Box::new(other?));
+        let mut other: Bound = other?;
+        other.begin_graphs();
+        first.others.push(Box::new(other));
     }
     first.begin_graphs();
     Ok(Box::new(first))
