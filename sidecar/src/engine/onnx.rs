@@ -39,7 +39,9 @@ impl Runtime {
             return Ok(());
         }
         let fail = |cause: String| EngineError::Runtime(format!("{}: {cause}", path.display()));
-        let builder = ort::init_from(path).map_err(|it| fail(it.to_string()))?;
+        // It looks for its providers beside the file that it was loaded from, which a link is not.
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let builder = ort::init_from(real).map_err(|it| fail(it.to_string()))?;
         let environment = builder.with_name("akidb").with_telemetry(false).build().map_err(|it| fail(it.to_string()))?;
         // Warnings of the runtime are about graphs it optimises well enough; errors come back as values.
         environment.set_log_level(ort::logging::LogLevel::Error);

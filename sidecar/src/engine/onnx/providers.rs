@@ -30,19 +30,16 @@ pub(in crate::engine) fn truth(yes: bool) -> String {
 /// Why a provider cannot be had; it is asked for once, without a graph.
 pub(in crate::engine) fn probe(provider: ExecutionProvider, library: &Path, device: u32) -> Result<(), String> {
     let file = format!("libonnxruntime_providers_{provider}.so");
-    let folder = library.parent().filter(|it| !it.as_os_str().is_empty());
-    if let Some(folder) = folder.filter(|it| !it.join(&file).exists() && !real(library).is_some_and(|it| it.join(&file).exists())) {
+    // One that only the loader finds is not looked at; the provider is asked for all the same.
+    let real = std::fs::canonicalize(library).ok();
+    let folder = real.as_deref().and_then(Path::parent);
+    if let Some(folder) = folder.filter(|it| !it.join(&file).exists()) {
         return Err(format!(
             "{file} is not beside ONNX Runtime in {}: use the library of `onnxruntime-gpu` (`runtime.onnxruntime`)",
             folder.display()
         ));
     }
     builder(provider, &vec![("device_id", device.to_string())]).map(drop).map_err(|it| it.to_string())
-}
-
-/// Where a link to the library leads.
-fn real(library: &Path) -> Option<std::path::PathBuf> {
-    std::fs::canonicalize(library).ok()?.parent().map(Path::to_owned)
 }
 
 /// A builder whose sessions run on this provider. What the provider does not take stays with the CPU, unless it is `tensorrt`: an engine is
