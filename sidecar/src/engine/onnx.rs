@@ -10,6 +10,8 @@ mod bound;
 pub mod compile;
 #[cfg(feature = "tensorrt")]
 pub(super) mod providers;
+#[cfg(feature = "tensorrt")]
+mod ran_on;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
