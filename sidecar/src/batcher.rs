@@ -5,6 +5,7 @@
 //!
 //! Rooms, in reading order:
 //! - [`policy`]: what runs next; pure
+//! - [`probes`]: an experiment's batches, once more on both its engines
 //! - [`budget`]: how many tokens a batch of an engine should hold
 //! - `queue`: the work that waits, behind one lock
 //! - `executor`: the thread that owns the engines
@@ -12,6 +13,7 @@
 pub mod budget;
 mod executor;
 pub mod policy;
+pub mod probes;
 mod queue;
 
 use std::collections::HashMap;
@@ -23,12 +25,15 @@ use akidb_domain::window::LaneId;
 use tokio::sync::oneshot;
 
 use executor::Executor;
+use probes::Judge;
 use queue::{Overhead, Queue};
 
 use crate::engine::{Engine, EngineError, TokenBatch};
 use crate::metrics::Metrics;
 use crate::telemetry::Telemetry;
 use crate::traces::TraceLink;
+
+pub use probes::Pair;
 
 /// An engine's place in the executor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -85,6 +90,8 @@ pub struct Work {
     pub app: String,
     /// The request's span, if it is traced.
     pub trace: Option<TraceLink>,
+    /// The engines of its experiment, if its batches may be probed.
+    pub probe: Option<Arc<Pair>>,
 }
 
 /// Whose budget it is: the next engine of a variant takes it over where it is about as large.
@@ -147,9 +154,16 @@ impl Batcher {
     /// Starts the executor's thread. It ends at [`Batcher::shutdown`].
     pub fn start(config: BatcherConfig, telemetry: Telemetry, metrics: Metrics) -> std::io::Result<(Self, JoinHandle<()>)> {
         let queue = Arc::new(Queue::new(config, metrics.clone()));
-        let executor = Executor { queue: queue.clone(), telemetry, metrics, engines: HashMap::new(), tensors: TokenBatch::default() };
+        let (judge, engines) = (Judge::start(telemetry.clone(), metrics.clone())?, HashMap::new());
+        let executor = Executor { queue: queue.clone(), telemetry, metrics, judge, engines, tensors: TokenBatch::default() };
         let thread = std::thread::Builder::new().name("executor".into()).spawn(move || executor.run())?;
         Ok((Self { queue }, thread))
+    }
+
+    /// An engine's place, for tests that run none.
+    #[cfg(test)]
+    pub(crate) fn engine_of_test(number: u64) -> EngineId {
+        EngineId(number)
     }
 
     /// Takes an engine in; returns when the executor has it.
@@ -208,6 +222,12 @@ impl Batcher {
         self.queue.budget(engine)
     }
 
+    /// No engine is probed while the value lives: one is being loaded, which would be timed with it.
+    pub fn hold_probes(&self) -> ProbesHeld {
+        self.queue.hold_probes(true);
+        ProbesHeld { queue: self.queue.clone() }
+    }
+
     /// Runs a request's texts. Dropping the future drops what of them still waits.
     pub async fn submit(&self, work: Work) -> Result<Embedded, BatchError> {
         if work.texts.is_empty() {
@@ -233,6 +253,18 @@ impl Batcher {
         if tokio::time::timeout(STOP_GRACE, ended.wait_for(|it| *it)).await.is_err() {
             tracing::warn!("a batch still ran after the deadline of the shutdown");
         }
+    }
+}
+
+/// See [`Batcher::hold_probes`].
+#[derive(Debug)]
+pub struct ProbesHeld {
+    queue: Arc<Queue>,
+}
+
+impl Drop for ProbesHeld {
+    fn drop(&mut self) {
+        self.queue.hold_probes(false);
     }
 }
 

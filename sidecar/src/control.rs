@@ -8,10 +8,8 @@
 //! - `watch`: the stream that snapshots come on
 //! - `status`: what is told of artifacts
 //! - `reporter`: windows from the spool to the control plane
-//! - [`lease`]: how long a canary may go on
 
 pub mod file;
-pub mod lease;
 mod reporter;
 mod status;
 mod watch;
@@ -30,9 +28,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::clock::Clock;
 use crate::config::{Config, ControlPlane, DefaultModel};
+use crate::lease::Leases;
 use crate::models::{Machine, Models, Plan};
 use crate::telemetry::{Recorder, Spool};
-use lease::Leases;
 
 /// What the link needs of the other rooms.
 #[derive(Debug, Clone)]
@@ -53,6 +51,8 @@ pub struct Link {
     pub recorder: Recorder,
     /// What the configuration serves by itself.
     pub configured: Plan,
+    /// Leases of experiments.
+    pub leases: Leases,
     /// Ends every task.
     pub stop: CancellationToken,
 }
@@ -62,7 +62,6 @@ pub struct Link {
 pub struct Control {
     spool: Spool,
     connected: cell::Receiver<bool>,
-    leases: Leases,
 }
 
 /// What the tasks share.
@@ -76,7 +75,6 @@ struct Shared {
     state: std::path::PathBuf,
     active: ArcSwap<SnapshotVersion>,
     connected: cell::Sender<bool>,
-    leases: Leases,
     channel: Channel,
 }
 
@@ -90,7 +88,7 @@ impl Link {
             return self.configured.clone();
         };
         tracing::info!(version = %snapshot.version, "starting from the persisted snapshot");
-        self.recorder.follow(snapshot.version, snapshot.prices.clone()).await;
+        self.recorder.follow(&snapshot).await;
         self.plan(&snapshot, config.models.default.as_ref())
     }
 
@@ -103,7 +101,6 @@ impl Control {
     /// Starts the tasks. `link.first_plan` is what `models` serves already.
     pub fn start(config: &Config, plane: ControlPlane, link: Link, models: Models) -> (Self, Vec<JoinHandle<()>>) {
         let (connected, watched) = cell::channel(false);
-        let leases = Leases::default();
         let active = file::read(&config.storage.state).map(|it| it.version).unwrap_or_default();
         let shared = Arc::new(Shared {
             identity: identity(config, &link),
@@ -114,10 +111,9 @@ impl Control {
             state: config.storage.state.clone(),
             active: ArcSwap::from_pointee(active),
             connected,
-            leases: leases.clone(),
             link,
         });
-        let control = Self { spool: shared.link.spool.clone(), connected: watched, leases };
+        let control = Self { spool: shared.link.spool.clone(), connected: watched };
         let tasks = vec![tokio::spawn(watch::run(shared.clone())), tokio::spawn(reporter::run(shared))];
         (control, tasks)
     }
@@ -132,11 +128,6 @@ impl Control {
         if tokio::time::timeout(most, drained).await.is_err() {
             tracing::warn!("not everything was reported in time; the rest stays in the spool");
         }
-    }
-
-    /// Leases of experiments.
-    pub fn leases(&self) -> &Leases {
-        &self.leases
     }
 }
 

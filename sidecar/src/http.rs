@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use crate::batcher::Batcher;
 use crate::clock::Clock;
+use crate::lease::Leases;
 use crate::metrics::Metrics;
 use crate::models::Demand;
 use crate::serving::Table;
@@ -69,6 +70,8 @@ pub struct AppState {
     pub traces: Traces,
     /// Where texts go if that was asked for.
     pub text_log: TextLog,
+    /// Leases of experiments.
+    pub leases: Leases,
 }
 
 /// Bounds of a request.

@@ -15,6 +15,7 @@
 //! - [`traces`]: OpenTelemetry spans
 //! - [`serving`]: the table of what can be served now, published by `models`, read by `router` and `http`
 //! - [`metrics`]: every metric's name
+//! - [`lease`]: how long an experiment's canary may go on
 //! - [`backoff`]: when to try again
 //! - [`clock`]: time that only runs forward
 
@@ -27,6 +28,7 @@ pub mod config;
 pub mod control;
 pub mod engine;
 pub mod http;
+pub mod lease;
 pub mod metrics;
 pub mod models;
 pub mod router;

@@ -30,6 +30,10 @@ pub const ERROR_CODES: &[&str] = &[
     "cancelled",
 ];
 
+/// What becomes of a paired probe: reported; not made because requests waited or an engine was loaded; an engine failed; its vectors were not
+/// compared because those before it still were; there are too few distinct texts to look among.
+pub const PROBE_OUTCOMES: &[&str] = &["made", "shed", "failed", "dropped", "few"];
+
 /// Why a batch was cut.
 pub const FLUSH_REASONS: &[&str] = &["idle", "size", "tokens", "window", "unbatched"];
 
@@ -68,6 +72,8 @@ struct Inner {
     cache_bytes: IntGauge,
     spool_windows: IntGauge,
     lost_observations: IntCounter,
+    uncounted_units: IntCounter,
+    probes: IntCounterVec,
     lost_windows: IntCounter,
     snapshot_epoch: IntGauge,
     snapshot_number: IntGauge,
@@ -158,6 +164,9 @@ impl Metrics {
             cache_bytes: declare.gauge("akidb_artifact_cache_bytes", "Bytes of artifacts on disk")?,
             spool_windows: declare.gauge("akidb_telemetry_spool_windows", "Telemetry windows not yet acknowledged")?,
             lost_observations: declare.plain("akidb_telemetry_lost_observations_total", "Observations dropped before they were counted")?,
+            uncounted_units: declare
+                .plain("akidb_experiment_uncounted_units_total", "Requests of sticky units that an experiment had no room left to count")?,
+            probes: declare.counter("akidb_probes_total", "Paired probes of experiments by what became of them", &["outcome"])?,
             lost_windows: declare.plain("akidb_telemetry_lost_windows_total", "Telemetry windows dropped from a full spool")?,
             snapshot_epoch: declare.gauge("akidb_snapshot_epoch", "Epoch of the snapshot in force")?,
             snapshot_number: declare.gauge("akidb_snapshot_version", "Number of the snapshot in force, within its epoch")?,
@@ -168,6 +177,9 @@ impl Metrics {
         // Errors of requests that never got as far as a variant.
         for code in ERROR_CODES {
             inner.errors.with_label_values(&["", "", code]);
+        }
+        for outcome in PROBE_OUTCOMES {
+            inner.probes.with_label_values(&[outcome]);
         }
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -236,6 +248,16 @@ impl Metrics {
     /// Adds observations that were dropped.
     pub fn add_lost_observations(&self, count: u64) {
         self.inner.lost_observations.inc_by(count);
+    }
+
+    /// Adds requests of units that were not counted.
+    pub fn add_uncounted_units(&self, count: u64) {
+        self.inner.uncounted_units.inc_by(count);
+    }
+
+    /// Counts a probe by what became of it, one of [`PROBE_OUTCOMES`].
+    pub fn probe(&self, outcome: &'static str) {
+        self.inner.probes.with_label_values(&[outcome]).inc();
     }
 
     /// Adds windows that were dropped.

@@ -1,15 +1,20 @@
 //! Which variant and arm serves a request.
 //!
-//! Enters: the current table and what is asked. Leaves: a loaded variant and a lane, or why not. Never: state, a clock, a wait.
+//! Enters: the current table, what is asked, and which experiments' leases hold. Leaves: a loaded variant and a lane, or why not. Never:
+//! state, a clock, a wait.
+//!
+//! A request on a model that an experiment splits meets one of its arms unless it asks for a variant by name, is to be indexed, the lease has run out,
+//! or one of the two variants is not ready here as the snapshot means it. What is left out goes to the baseline, outside the experiment's counts.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use akidb_domain::snapshot::{TrafficSplit, VariantRef};
-use akidb_domain::split::{Shares, arm, bucket};
+use akidb_domain::snapshot::{ProbeBudget, TrafficSplit, VariantRef};
+use akidb_domain::split::{Shares, arm, bucket_of, unit_hash};
 use akidb_domain::vocabulary::{Arm, ModelRef, Purpose};
 use akidb_domain::window::LaneId;
 
+use crate::lease::Leases;
 use crate::serving::{Loaded, Model, Serving, Variant, VariantState};
 
 /// What a request asks for.
@@ -34,6 +39,21 @@ pub struct Route {
     pub loaded: Arc<Loaded>,
     /// Where it is counted.
     pub lane: Arc<LaneId>,
+    /// Its experiment's sticky unit, as a hash; none for a unit drawn for this request, or outside an experiment.
+    pub unit: Option<u64>,
+    /// The two engines to compare, if that is asked for.
+    pub probe: Option<Rivals>,
+}
+
+/// An experiment's variants, and what comparing them may cost.
+#[derive(Debug, Clone)]
+pub struct Rivals {
+    /// The stable one.
+    pub baseline: Arc<Loaded>,
+    /// The one on trial.
+    pub canary: Arc<Loaded>,
+    /// Of the device's time.
+    pub budget: ProbeBudget,
 }
 
 /// Why nothing can.
@@ -85,7 +105,7 @@ pub enum RouteError {
 }
 
 /// Finds what serves `ask`.
-pub fn route(serving: &Serving, ask: &Ask<'_>) -> Result<Route, RouteError> {
+pub fn route(serving: &Serving, ask: &Ask<'_>, leases: &Leases) -> Result<Route, RouteError> {
     let (name, model) = find_model(serving, ask.model)?;
     let selector = ask.model.and_then(|it| it.selector.as_deref());
     let wanted = match selector {
@@ -94,8 +114,14 @@ pub fn route(serving: &Serving, ask: &Ask<'_>) -> Result<Route, RouteError> {
     };
     // A variant asked for by name is what is served; a share of it is not.
     let split = serving.splits.get(name).filter(|_| selector.is_none_or(|it| it == DEFAULT_ALIAS));
-    if let Some(route) = split.and_then(|it| in_experiment(model, it, ask)) {
-        return Ok(route);
+    if let Some(split) = split {
+        if let Some(route) = in_experiment(model, split, ask, leases) {
+            return Ok(route);
+        }
+        // An index keeps the vectors of the stable variant, and so does whoever the experiment leaves out.
+        if let Some(baseline) = loaded(model, &split.baseline) {
+            return Ok(outside_experiment(baseline));
+        }
     }
     match loaded(model, &wanted) {
         Some(loaded) => Ok(outside_experiment(loaded)),
@@ -156,24 +182,37 @@ fn select(model: &Model, selector: &str) -> Result<VariantRef, RouteError> {
     })
 }
 
-/// The arm of a request under a split; `None` if the split does not apply to it or one of its variants is not loaded here.
-fn in_experiment(model: &Model, split: &TrafficSplit, ask: &Ask<'_>) -> Option<Route> {
+/// The arm of a request under a split; `None` if the split does not apply to it or cannot be served here.
+fn in_experiment(model: &Model, split: &TrafficSplit, ask: &Ask<'_>, leases: &Leases) -> Option<Route> {
     let takes_part = ask.purpose == Purpose::Query || split.apps_all_traffic.iter().any(|it| it == ask.app);
-    if !takes_part {
+    if !takes_part || !leases.holds(&split.experiment) {
         return None;
     }
-    let (baseline, canary) = (loaded(model, &split.baseline)?, loaded(model, &split.canary)?);
+    let (baseline, canary) = (as_meant(model, &split.baseline)?, as_meant(model, &split.canary)?);
     let random = ask.random.to_le_bytes();
-    let unit = if split.sticky { ask.sticky.unwrap_or(&random) } else { &random };
-    let shares = Shares { canary_ppm: split.canary_ppm, control_ppm: split.control_ppm };
-    let arm = arm(bucket(&split.salt, unit), shares);
-    let serves = if arm == Arm::Canary { canary } else { baseline };
-    let lane = lane(serves, arm, &split.experiment, split.phase);
-    Some(Route { loaded: serves.clone(), lane: Arc::new(lane) })
+    let sticky = ask.sticky.filter(|_| split.sticky);
+    let hash = unit_hash(&split.salt, sticky.unwrap_or(&random));
+    let arm = arm(bucket_of(hash), shares(split));
+    let on_canary = matches!(arm, Arm::Canary | Arm::CanarySample) && !split.burn_in;
+    let serves = if on_canary { canary } else { baseline };
+    let lane = Arc::new(lane(serves, arm, &split.experiment, split.phase));
+    let rivals = |budget| Rivals { baseline: baseline.clone(), canary: canary.clone(), budget };
+    let probe = split.probe.filter(|_| !split.burn_in).map(rivals);
+    Some(Route { loaded: serves.clone(), lane, unit: sticky.map(|_| hash), probe })
+}
+
+fn shares(split: &TrafficSplit) -> Shares {
+    Shares { canary_ppm: split.canary_ppm, control_ppm: split.control_ppm, canary_sample_ppm: split.canary_sample_ppm }
+}
+
+/// The variant, if the very artifact that the snapshot means serves it: what stands in for it would be judged in its name.
+fn as_meant<'a>(model: &'a Model, at: &VariantRef) -> Option<&'a Arc<Loaded>> {
+    let variant = find(model, at)?;
+    variant.loaded.as_ref().filter(|it| it.digest == variant.digest && !it.fallback)
 }
 
 fn outside_experiment(loaded: &Arc<Loaded>) -> Route {
-    Route { loaded: loaded.clone(), lane: Arc::new(lane(loaded, Arm::Baseline, "", 0)) }
+    Route { loaded: loaded.clone(), lane: Arc::new(lane(loaded, Arm::Baseline, "", 0)), unit: None, probe: None }
 }
 
 fn lane(loaded: &Loaded, arm: Arm, experiment: &str, phase: u32) -> LaneId {
@@ -219,3 +258,7 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     let names: BTreeSet<&str> = names.collect();
     if names.is_empty() { "none".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(", ") }
 }
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

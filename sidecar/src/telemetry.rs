@@ -7,6 +7,7 @@
 //! - [`observation`]: the facts that other rooms tell
 //! - [`report`]: the figures they may ask for
 //! - [`aggregate`]: from observations to windows; pure
+//! - [`units`]: which units an experiment has met; pure
 //! - [`meter`]: what they cost; pure
 //! - [`recorder`]: the task that cuts windows
 //! - [`spool`]: windows on disk until the control plane has them, on [`segments`]
@@ -18,6 +19,7 @@ pub mod recorder;
 pub mod report;
 pub mod segments;
 pub mod spool;
+pub mod units;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

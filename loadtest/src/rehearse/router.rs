@@ -56,7 +56,7 @@ impl Router {
         self.cuts = [shares[0], 1.0 - shares[1]].map(|it| (it * f64::from(u32::MAX)) as u32);
         let ppm = |it: f64| (it * f64::from(BUCKETS)).round() as u32;
         if let Some(sticky) = &mut self.sticky {
-            let shares = Shares { canary_ppm: ppm(shares[0]), control_ppm: ppm(shares[1]) };
+            let shares = Shares { canary_ppm: ppm(shares[0]), control_ppm: ppm(shares[1]), canary_sample_ppm: 0 };
             sticky.lanes = sticky.buckets.iter().map(|it| Lane::from(arm(*it, shares))).collect();
             sticky.known = vec![0; sticky.buckets.len()];
         }

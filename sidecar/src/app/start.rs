@@ -20,6 +20,7 @@ use crate::control::{self, Control};
 use crate::engine::EngineError;
 use crate::engine::onnx::Runtime;
 use crate::http::{AppState, Limits, Listener, Readiness, TextLog};
+use crate::lease::Leases;
 use crate::metrics::{Metrics, MetricsError};
 use crate::models::bundles::Bundles;
 use crate::models::entries::{self, DefaultRefused};
@@ -96,7 +97,9 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
     let spool_folder = config.storage.state.join("spool");
     let spool = Spool::start(&spool_folder, config.storage.spool_limit_bytes, (&boot_id, clock.boot_unix_ns()), metrics.clone())
         .map_err(|cause| folder("the telemetry spool", &spool_folder, cause))?;
-    let parts = recorder::Parts { device: config.device.clone(), spool: spool.clone(), metrics: metrics.clone(), clock };
+    let leases = Leases::default();
+    let (device, at_recorder) = (config.device.clone(), leases.clone());
+    let parts = recorder::Parts { device, spool: spool.clone(), metrics: metrics.clone(), clock, leases: at_recorder };
     let (recorder, recording) = Recorder::start(parts, telemetry.clone(), observations);
 
     let (batcher, _executor) = Batcher::start(batching(&config.batching), telemetry.clone(), metrics.clone())?;
@@ -122,6 +125,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         spool: spool.clone(),
         recorder: recorder.clone(),
         configured,
+        leases: leases.clone(),
         stop: stop.clone(),
     };
     let first = link.first_plan(&config).await;
@@ -148,6 +152,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         readiness: Readiness::default(),
         traces: Traces::start(&config.traces, clock)?,
         text_log: TextLog::new(config.logs.texts),
+        leases,
     };
     Ok(App { state, address, ops_address, models, config, recorder, spool, artifacts, listeners, ops, control, tasks, stop })
 }

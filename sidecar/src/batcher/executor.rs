@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::EngineId;
+use super::probes::{Candidate, Judge, Known, Ran, Run, sample};
 use super::queue::{Batch, Outcome, Overhead, Queue, Step};
 use crate::engine::{Engine, EngineError, TokenBatch, checked};
 use crate::metrics::Metrics;
@@ -25,6 +26,7 @@ pub(super) struct Executor {
     pub(super) queue: Arc<Queue>,
     pub(super) telemetry: Telemetry,
     pub(super) metrics: Metrics,
+    pub(super) judge: Judge,
     pub(super) engines: HashMap<EngineId, Box<dyn Engine>>,
     /// Kept between batches, for their memory.
     pub(super) tensors: TokenBatch,
@@ -53,20 +55,21 @@ impl Executor {
                     self.let_go(id, done);
                 }
                 Step::Overhead(overhead) => self.overhead(overhead),
-                Step::Batch(batch) => self.batch(&batch),
+                Step::Batch(batch) => self.batch(batch),
+                Step::Probe(candidate) => self.probe(candidate),
                 Step::End => return,
             }
         }
     }
 
-    fn batch(&mut self, batch: &Batch) {
+    fn batch(&mut self, batch: Batch) {
         let (lane, rows) = (&batch.cut.lane.lane, batch.cut.items.len());
         let tokens: u64 = batch.cut.items.iter().map(|it| u64::from(it.tokens)).sum();
         let padded_tokens = (rows * batch.texts.iter().map(Vec::len).max().unwrap_or(0)) as u64;
         let from = Instant::now();
         self.telemetry.observe(Observation::BatchStarted { lane: lane.clone(), at: from });
         let mut retries = RETRIES;
-        let vectors = self.vectors(batch, 0..rows, &mut retries);
+        let vectors = self.vectors(&batch, 0..rows, &mut retries);
         let to = Instant::now();
         let facts = BatchFacts { model: &lane.model, variant: &lane.variant, texts: rows, padded_tokens, from, to };
         traces::batch(&batch.links, &facts);
@@ -82,7 +85,55 @@ impl Executor {
             metrics.padded_tokens.inc_by(padded_tokens);
             metrics.engine_seconds.inc_by((to - from).as_secs_f64());
         }
-        self.queue.finish(batch, Outcome { from, to, tokens, padded_tokens, vectors });
+        // Copied before the vectors leave with their answers.
+        let (good, known) = (vectors.iter().all(Result::is_ok), recent(&batch, &vectors));
+        self.queue.finish(&batch, Outcome { from, to, tokens, padded_tokens, vectors });
+        if good {
+            self.offer(batch, known);
+        }
+    }
+
+    /// What was answered may be probed.
+    fn offer(&mut self, batch: Batch, known: Vec<Known>) {
+        let Some(pair) = batch.probe else { return };
+        let (lane, vectors) = (batch.cut.lane.lane, known.len());
+        if vectors > 0 {
+            self.judge.learn(&lane.experiment, pair.baseline, known);
+        }
+        self.queue.offer(Candidate { lane, pair, texts: batch.texts }, vectors, rand::random());
+    }
+
+    /// Both engines on the same tensors, in random order.
+    fn probe(&mut self, candidate: Candidate) {
+        fill(&mut self.tensors, &candidate.texts);
+        let canary_first: bool = rand::random();
+        let (lane, pair) = (candidate.lane.clone(), candidate.pair.clone());
+        let from = Instant::now();
+        let (canary, baseline) = if canary_first {
+            let canary = self.timed(pair.canary);
+            (canary, self.timed(pair.baseline))
+        } else {
+            let baseline = self.timed(pair.baseline);
+            (self.timed(pair.canary), baseline)
+        };
+        let at = Instant::now();
+        let (model, variant, experiment) = (lane.model.clone(), pair.canary_variant.clone(), lane.experiment.clone());
+        self.telemetry.observe(Observation::Overhead { cause: "probe", model, variant, experiment, from, to: at });
+        self.metrics.overhead("probe", at - from);
+        self.queue.probe_finished(&lane.experiment, at - from);
+        match (canary, baseline) {
+            (Ok(canary), Ok(baseline)) => self.judge.take(Ran { candidate, canary, baseline, canary_first, at }),
+            (Err(error), _) | (_, Err(error)) => {
+                self.metrics.probe("failed");
+                tracing::warn!(experiment = lane.experiment, %error, "a probe failed");
+            }
+        }
+    }
+
+    fn timed(&mut self, engine: EngineId) -> Result<Run, EngineError> {
+        let from = Instant::now();
+        let (vectors, _) = run(&mut self.engines, engine, &self.tensors, |it, batch| it.run(batch))?;
+        Ok(Run { vectors, took: from.elapsed() })
     }
 
     /// Vectors of a part of a batch. If it fails its halves are tried, so that a bad text fails alone; no more than `retries` times, and not
@@ -125,7 +176,8 @@ impl Executor {
         let from = Instant::now();
         let result = run(&mut self.engines, engine, &batch, |it, batch| if yields { it.run_yielding(batch) } else { it.run(batch) });
         let to = Instant::now();
-        self.telemetry.observe(Observation::Overhead { cause, model, variant, from, to });
+        let experiment = String::new();
+        self.telemetry.observe(Observation::Overhead { cause, model, variant, experiment, from, to });
         self.metrics.overhead(cause, to - from);
         self.queue.overhead_finished(to - from);
         // Who asked may have left.
@@ -143,6 +195,12 @@ fn run(
     let engine = engines.get_mut(&id).ok_or_else(|| EngineError::Run("the engine is gone".into()))?;
     let dimension = engine.dimension();
     checked(&mut **engine, batch, how).map(|it| (it, dimension))
+}
+
+/// Vectors for the reservoir: of a batch that an experiment's baseline ran.
+fn recent(batch: &Batch, vectors: &[Result<Vec<f32>, Arc<str>>]) -> Vec<Known> {
+    let of_baseline = batch.probe.as_ref().is_some_and(|it| it.baseline == batch.cut.engine);
+    if of_baseline { sample(&batch.texts, vectors) } else { Vec::new() }
 }
 
 /// Texts side by side, padded to the longest.

@@ -11,6 +11,8 @@ use akidb_domain::window::LaneId;
 use tokio::sync::{oneshot, watch};
 
 use super::policy::{Ask, Cut, Next, Policy};
+use super::probes::policy::{self as probing, Offer};
+use super::probes::{Candidate, Pair};
 use super::{BatchError, BatcherConfig, Embedded, EngineId, Family, Work};
 use crate::engine::{Engine, EngineError, Stop, TokenBatch};
 use crate::metrics::{LaneMetrics, Metrics};
@@ -38,6 +40,7 @@ pub(super) enum Step {
     Remove(EngineId, oneshot::Sender<()>),
     Overhead(Overhead),
     Batch(Batch),
+    Probe(Candidate),
     End,
 }
 
@@ -68,6 +71,8 @@ pub(super) struct Batch {
     pub(super) metrics: Option<LaneMetrics>,
     /// Spans of its requests that are traced.
     pub(super) links: Vec<TraceLink>,
+    /// The engines of its experiment, if it may be probed.
+    pub(super) probe: Option<Arc<Pair>>,
 }
 
 /// How a batch went.
@@ -91,6 +96,9 @@ pub(super) struct Queue {
 
 struct State {
     policy: Policy<LaneKey>,
+    probes: probing::Policy<Candidate>,
+    /// Loads that go on.
+    loading: usize,
     pending: HashMap<u64, Pending>,
     next_request: u64,
     next_engine: u64,
@@ -132,6 +140,7 @@ struct Pending {
     share_ns: u64,
     metrics: LaneMetrics,
     trace: Option<TraceLink>,
+    probe: Option<Arc<Pair>>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -151,6 +160,8 @@ impl Queue {
     pub(super) fn new(config: BatcherConfig, metrics: Metrics) -> Self {
         let state = State {
             policy: Policy::new(config.clone()),
+            probes: probing::Policy::default(),
+            loading: 0,
             pending: HashMap::new(),
             next_request: 0,
             next_engine: 0,
@@ -238,6 +249,7 @@ impl Queue {
             share_ns: 0,
             metrics,
             trace: work.trace,
+            probe: work.probe,
             answer,
         };
         pending.metrics.queue_depth.add(pending.left as i64);
@@ -271,6 +283,9 @@ impl Queue {
         loop {
             let now = Instant::now();
             let (step, until) = state.next_step(now);
+            for _ in 0..state.probes.take_shed() {
+                self.metrics.probe("shed");
+            }
             if let Some(step) = step {
                 return step;
             }
@@ -281,6 +296,7 @@ impl Queue {
                 }
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
+            state.probes.slept(now.elapsed());
         }
     }
 
@@ -299,6 +315,23 @@ impl Queue {
             }
         }
         state.deliver(batch, outcome.vectors, took, outcome.tokens);
+    }
+
+    /// A batch that was answered may be probed. `vectors` of it went to the reservoir.
+    pub(super) fn offer(&self, candidate: Candidate, vectors: usize, draw: u64) {
+        let (stage, budget) = (candidate.stage(), candidate.pair.budget);
+        let experiment = &candidate.lane.clone().experiment;
+        self.lock().probes.offer(Offer { now: Instant::now(), experiment, stage, budget, vectors, draw }, || candidate);
+    }
+
+    pub(super) fn probe_finished(&self, experiment: &str, took: Duration) {
+        self.lock().probes.spent(experiment, took);
+    }
+
+    pub(super) fn hold_probes(&self, held: bool) {
+        let mut state = self.lock();
+        state.loading = if held { state.loading + 1 } else { state.loading.saturating_sub(1) };
+        self.changed.notify_one();
     }
 
     pub(super) fn probed(&self, engine: EngineId, tokens: u64, took: Duration) {
@@ -405,10 +438,23 @@ impl State {
             overhead.yields = self.interrupt.is_some();
             return (Some(Step::Overhead(overhead)), None);
         }
+        let (probe, probe_at) = self.next_probe(now);
+        if probe.is_some() {
+            return (probe, None);
+        }
         match self.policy.next(now) {
             Next::Run(cut) => (Some(Step::Batch(self.take(cut, now))), None),
-            Next::WaitUntil(until) => (None, Some(self.closing.map_or(until, |it| it.min(until)))),
-            Next::Idle => (None, self.closing),
+            Next::WaitUntil(until) => (None, [Some(until), self.closing, probe_at].into_iter().flatten().min()),
+            Next::Idle => (None, [self.closing, probe_at].into_iter().flatten().min()),
+        }
+    }
+
+    fn next_probe(&mut self, now: Instant) -> (Option<Step>, Option<Instant>) {
+        let load = probing::Load { waiting: self.policy.waiting(), loading: self.loading > 0 || self.closing.is_some() };
+        match self.probes.next(now, load) {
+            probing::Next::Probe(candidate) => (Some(Step::Probe(candidate)), None),
+            probing::Next::WaitUntil(until) => (None, Some(until)),
+            probing::Next::Nothing => (None, None),
         }
     }
 
@@ -426,7 +472,7 @@ impl State {
     fn take(&mut self, cut: Cut<LaneKey>, now: Instant) -> Batch {
         let mut texts = Vec::with_capacity(cut.items.len());
         let mut metrics: Option<LaneMetrics> = None;
-        let mut links = BTreeMap::new();
+        let (mut links, mut probe) = (BTreeMap::new(), None);
         for item in &cut.items {
             let Some(pending) = self.pending.get_mut(&item.request) else {
                 texts.push(Vec::new());
@@ -437,6 +483,7 @@ impl State {
                 pending.metrics.batch_wait.observe(now.saturating_duration_since(pending.submitted).as_secs_f64());
             }
             texts.push(std::mem::take(&mut pending.texts[item.text]));
+            probe = pending.probe.clone();
             if let Some(link) = &pending.trace {
                 links.entry(item.request).or_insert_with(|| link.clone());
             }
@@ -445,7 +492,7 @@ impl State {
         if let Some(metrics) = &metrics {
             metrics.queue_depth.set(self.policy.waiting_in(&cut.lane) as i64);
         }
-        Batch { cut, texts, metrics, links: links.into_values().collect() }
+        Batch { cut, texts, metrics, links: links.into_values().collect(), probe }
     }
 
     fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Vec<f32>, Arc<str>>>, took: Duration, tokens: u64) {

@@ -114,7 +114,15 @@ impl Rig {
             fallback: false,
         };
         let texts = texts.iter().map(|it| it.to_vec()).collect();
-        Work { lane: Arc::new(lane), engine: self.engine, texts, deadline: Instant::now() + timeout, app: String::new(), trace: None }
+        Work {
+            lane: Arc::new(lane),
+            engine: self.engine,
+            texts,
+            deadline: Instant::now() + timeout,
+            app: String::new(),
+            trace: None,
+            probe: None,
+        }
     }
 
     /// Submits in the background and waits until the executor or the queue has it.

@@ -59,7 +59,7 @@ async fn session(shared: &Shared, backoff: &mut Backoff) -> Result<(), Status> {
                     welcomed(shared, &welcome);
                 }
                 Some(In::Snapshot(snapshot)) => send(&outbox, take(shared, snapshot).await).await?,
-                Some(In::Lease(lease)) => shared.leases.renew(&lease.experiment, lease.ttl_ms),
+                Some(In::Lease(lease)) => shared.link.leases.renew(&lease.experiment, lease.ttl_ms),
                 None => return Ok(()),
             },
             table = changes.changed() => {
@@ -107,7 +107,7 @@ async fn follow(shared: &Shared, wire: v1::Snapshot, active: SnapshotVersion) ->
         return Err(format!("it is older than {active}, which is active"));
     }
     file::write(&shared.state, &wire).map_err(|e| format!("it cannot be kept in {}: {e}", shared.state.display()))?;
-    shared.link.recorder.follow(snapshot.version, snapshot.prices.clone()).await;
+    shared.link.recorder.follow(&snapshot).await;
     shared.active.store(Arc::new(snapshot.version));
     shared.models.follow(shared.link.plan(&snapshot, shared.default.as_ref()));
     tracing::info!(version = %snapshot.version, models = snapshot.models.len(), "following a snapshot");

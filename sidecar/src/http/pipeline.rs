@@ -14,9 +14,9 @@ use super::error::ApiError;
 use super::question::Question;
 use super::record::Record;
 use super::vectors;
-use crate::batcher::{BatchError, Embedded, Work};
+use crate::batcher::{BatchError, Embedded, Pair, Work};
 use crate::models::demand::Unmet;
-use crate::router::{self, Ask, Route, RouteError};
+use crate::router::{self, Ask, Rivals, Route, RouteError};
 use crate::serving::Loaded;
 use crate::tokenizer::Encoded;
 use crate::traces::RequestTrace;
@@ -50,17 +50,20 @@ impl<E: Into<ApiError>> From<E> for Stop {
 
 /// Answers a question.
 pub(super) async fn embed(state: &AppState, question: Question, caller: Caller) -> Result<Answer, ApiError> {
-    let choose = async || find(state, &question, &caller).await.inspect_err(|error| state.metrics.error_without_variant(error.code()));
+    // One draw a request: whatever has to be chosen again meets the same arm.
+    let random = rand::random();
+    let choose =
+        async || find(state, &question, &caller, random).await.inspect_err(|error| state.metrics.error_without_variant(error.code()));
     let route = choose().await?;
     let (telemetry, metrics, consumer) = (state.telemetry.clone(), state.metrics.clone(), caller.consumer.clone());
-    let mut record = Record::open(telemetry, metrics, route.lane.clone(), consumer, question.arrived);
+    let mut record = Record::open(telemetry, metrics, &route, consumer, question.arrived);
     record.texts = question.input.len() as u64;
     let mut result = attempt(state, &question, &caller, route, &mut record).await;
     if matches!(result, Err(Stop::Gone)) {
         // The table has its successor by now.
         result = match choose().await {
             Ok(route) => {
-                record.reroute(route.lane.clone());
+                record.reroute(&route);
                 attempt(state, &question, &caller, route, &mut record).await
             }
             Err(error) => Err(Stop::Error(error)),
@@ -85,10 +88,10 @@ pub(super) async fn embed(state: &AppState, question: Question, caller: Caller) 
 const ASKS: usize = 3;
 
 /// A route; a variant that is known but not loaded is waited for within the deadline.
-async fn find(state: &AppState, question: &Question, caller: &Caller) -> Result<Route, ApiError> {
+async fn find(state: &AppState, question: &Question, caller: &Caller, random: u64) -> Result<Route, ApiError> {
     let deadline = question.arrived + question.timeout;
     for _ in 0..ASKS {
-        let (model, variant, was) = match choose(state, question, caller) {
+        let (model, variant, was) = match choose(state, question, caller, random) {
             Err(RouteError::NotReady { model, variant, state }) => (model, variant, state),
             other => return Ok(other?),
         };
@@ -100,22 +103,22 @@ async fn find(state: &AppState, question: &Question, caller: &Caller) -> Result<
             Err(Unmet::Nobody) => return not_ready(model, was),
         }
     }
-    Ok(choose(state, question, caller)?)
+    Ok(choose(state, question, caller, random)?)
 }
 
-fn choose(state: &AppState, question: &Question, caller: &Caller) -> Result<Route, RouteError> {
+fn choose(state: &AppState, question: &Question, caller: &Caller, random: u64) -> Result<Route, RouteError> {
     let serving = state.serving.load();
     let model: Option<ModelRef> = match &question.model {
         Some(name) => Some(name.parse().map_err(|_| router::unknown_model(&serving, name))?),
         None => None,
     };
     let (sticky, app) = (caller.sticky.as_deref(), caller.consumer.app.as_str());
-    let ask = Ask { model: model.as_ref(), purpose: question.purpose, app, sticky, random: rand::random() };
-    router::route(&serving, &ask)
+    let ask = Ask { model: model.as_ref(), purpose: question.purpose, app, sticky, random };
+    router::route(&serving, &ask, &state.leases)
 }
 
 async fn attempt(state: &AppState, question: &Question, caller: &Caller, route: Route, record: &mut Record) -> Result<Answer, Stop> {
-    let Route { loaded, lane } = route;
+    let Route { loaded, lane, probe, .. } = route;
     let _in_use = loaded.residence.enter(state.clock.now_ns());
     let deadline = question.arrived + question.timeout;
     let started = Instant::now();
@@ -123,9 +126,11 @@ async fn attempt(state: &AppState, question: &Question, caller: &Caller, route: 
     let encoded = tokio::time::timeout_at(deadline.into(), encoding).await.map_err(|_| ApiError::Deadline)??;
     let tokenize = started.elapsed();
     record.tokens = encoded.iter().map(|it| it.ids.len() as u64).sum();
+    record.longest = encoded.iter().map(|it| it.ids.len() as u32).max().unwrap_or(0);
     record.truncated = encoded.iter().filter(|it| it.truncated).count() as u64;
     let trace = caller.trace.as_ref().map(RequestTrace::link);
-    let work = Work { lane, engine: loaded.engine, texts: ids(encoded), deadline, app: caller.consumer.app.clone(), trace };
+    let app = caller.consumer.app.clone();
+    let work = Work { lane, engine: loaded.engine, texts: ids(encoded), deadline, app, trace, probe: probe.map(pair) };
     let submitted = Instant::now();
     let done = match state.batcher.submit(work).await {
         Ok(done) => done,
@@ -144,6 +149,11 @@ async fn attempt(state: &AppState, question: &Question, caller: &Caller, route: 
         vectors::fit(vector, question.dimensions, question.normalize && !loaded.normalized);
     }
     Ok(Answer { vectors, tokens: record.tokens, truncated: record.truncated, cost, tokenize, queue, engine, loaded })
+}
+
+fn pair(rivals: Rivals) -> Arc<Pair> {
+    let Rivals { baseline, canary, budget } = rivals;
+    Arc::new(Pair { baseline: baseline.engine, canary: canary.engine, canary_variant: canary.variant.clone(), budget })
 }
 
 fn ids(encoded: Vec<Encoded>) -> Vec<Vec<u32>> {

@@ -10,6 +10,7 @@ use akidb_domain::window::LaneId;
 
 use super::error::ApiError;
 use crate::metrics::Metrics;
+use crate::router::Route;
 use crate::telemetry::{Consumer, Observation, RequestDone, Telemetry};
 
 /// A request that has a lane.
@@ -17,6 +18,7 @@ pub(super) struct Record {
     telemetry: Telemetry,
     metrics: Metrics,
     lane: Arc<LaneId>,
+    unit: Option<u64>,
     consumer: Consumer,
     arrived: Instant,
     outcome: Option<Result<(), &'static str>>,
@@ -24,6 +26,8 @@ pub(super) struct Record {
     pub(super) texts: u64,
     /// Tokens in it.
     pub(super) tokens: u64,
+    /// Tokens of its longest text.
+    pub(super) longest: u32,
     /// Texts cut.
     pub(super) truncated: u64,
     /// Time in the queue.
@@ -31,14 +35,19 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn open(telemetry: Telemetry, metrics: Metrics, lane: Arc<LaneId>, consumer: Consumer, arrived: Instant) -> Self {
-        let (texts, tokens, truncated) = (0, 0, 0);
-        Self { telemetry, metrics, lane, consumer, arrived, outcome: None, texts, tokens, truncated, queue: Duration::ZERO }
+    /// Tells at once that a unit of an experiment was met: before anything can refuse it.
+    pub(super) fn open(telemetry: Telemetry, metrics: Metrics, route: &Route, consumer: Consumer, arrived: Instant) -> Self {
+        let (lane, unit) = (route.lane.clone(), route.unit);
+        if !lane.experiment.is_empty() {
+            telemetry.observe(Observation::Met { lane: lane.clone(), unit });
+        }
+        let (texts, tokens, longest, truncated) = (0, 0, 0, 0);
+        Self { telemetry, metrics, lane, unit, consumer, arrived, outcome: None, texts, tokens, longest, truncated, queue: Duration::ZERO }
     }
 
     /// The request goes to another lane: the first one's engine is gone.
-    pub(super) fn reroute(&mut self, lane: Arc<LaneId>) {
-        self.lane = lane;
+    pub(super) fn reroute(&mut self, route: &Route) {
+        (self.lane, self.unit) = (route.lane.clone(), route.unit);
     }
 
     /// How it went; written now.
@@ -73,8 +82,10 @@ impl Drop for Record {
         self.telemetry.observe(Observation::Request(RequestDone {
             lane: self.lane.clone(),
             consumer: std::mem::take(&mut self.consumer),
+            unit: self.unit,
             texts: self.texts,
             tokens: self.tokens,
+            longest: self.longest,
             truncated: self.truncated,
             latency,
             queue: self.queue,

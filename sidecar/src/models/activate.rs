@@ -156,6 +156,7 @@ impl Job {
         tell(VariantState::Cached);
         turns.room(&self.artifact.digest).await.map_err(|cause| ActivationError::NoRoom { artifact: self.name(), cause })?;
         let _turn = turns.loads.acquire().await;
+        let _unprobed = parts.batcher.hold_probes();
         tell(VariantState::Loading);
         let mark = Mark::begin(markers, &self.artifact.digest).map_err(|e| self.load_error(format!("activation marker: {e}")))?;
         let before = memory::resident();

@@ -4,11 +4,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use akidb_domain::snapshot::SnapshotVersion;
+use akidb_domain::sketch::Sketch;
+use akidb_domain::snapshot::{SnapshotVersion, TrafficSplit};
 use akidb_domain::window::{
-    ConsumerUsage, DeviceUsage, ErrorCount, LaneId, LaneUsage, MAX_CONSUMERS, MAX_LANES, OTHER_CONSUMER, Overhead, Window,
+    ConsumerUsage, DeviceUsage, ErrorCount, LENGTH_BUCKETS, LaneId, LaneUsage, MAX_CONSUMERS, MAX_LANES, MAX_PROBES, OTHER_CONSUMER,
+    Overhead, ProbeResult, Window, length_bucket,
 };
 
+use super::units::{End, Units};
 use super::{BatchDone, Consumer, Observation, RequestDone};
 use crate::clock::Clock;
 use crate::config::Device;
@@ -32,13 +35,18 @@ pub struct Aggregate {
     start_ns: u64,
     work_since: Option<u64>,
     lanes: HashMap<Arc<LaneId>, Lane>,
-    overheads: BTreeMap<(&'static str, String, String), u64>,
+    overheads: BTreeMap<Cause, u64>,
+    probes: Vec<ProbeResult>,
+    units: Units,
     /// The batch that runs, and when it began.
     running: Option<(Arc<LaneId>, u64)>,
     /// Device time is credited up to here.
     credited_to: u64,
     cumulative_busy_ns: u64,
 }
+
+/// What device time went to: a cause, model, variant and experiment.
+type Cause = (&'static str, String, String, String);
 
 #[derive(Debug)]
 struct Lane {
@@ -59,6 +67,8 @@ impl Aggregate {
             work_since: None,
             lanes: HashMap::new(),
             overheads: BTreeMap::new(),
+            probes: Vec::new(),
+            units: Units::default(),
             running: None,
             credited_to: 0,
             cumulative_busy_ns: 0,
@@ -66,8 +76,14 @@ impl Aggregate {
     }
 
     /// The snapshot from here on; the window before must have been cut.
-    pub fn follow(&mut self, snapshot: SnapshotVersion) {
+    pub fn follow(&mut self, snapshot: SnapshotVersion, splits: &[TrafficSplit]) {
         self.snapshot = snapshot;
+        self.units.follow(splits);
+    }
+
+    /// Requests of units that there was no room for, since this was last asked.
+    pub fn take_uncounted_units(&mut self) -> u64 {
+        self.units.take_uncounted()
     }
 
     /// When the open window is to be cut, Unix ns.
@@ -81,9 +97,9 @@ impl Aggregate {
         (self.start_ns / HOUR_NS + 1) * HOUR_NS
     }
 
-    /// Whether another lane might not find room: cut before the next observation.
+    /// Whether another lane or probe might not find room: cut before the next observation.
     pub fn is_full(&self) -> bool {
-        self.lanes.len() + 1 >= MAX_LANES
+        self.lanes.len() + 1 >= MAX_LANES || self.probes.len() >= MAX_PROBES
     }
 
     /// Whether the window has seen anything, a running batch included.
@@ -97,18 +113,41 @@ impl Aggregate {
         match observation {
             Observation::BatchStarted { lane, at } => self.running = Some((lane, self.clock.unix_ns(at))),
             Observation::BatchFinished(done) => self.finished(&done),
-            Observation::Request(done) => self.lane(&done.lane).answered(done),
-            Observation::Overhead { cause, model, variant, from, to } => {
-                let device_ns = self.credit(self.clock.unix_ns(from), self.clock.unix_ns(to));
-                self.overhead((cause, model, variant), device_ns);
+            Observation::Met { lane, unit } => {
+                let new = unit.is_none_or(|it| self.units.met(&lane, it));
+                self.lane(&lane).usage.units += u64::from(new);
             }
-            Observation::Beside { cause, model, variant, device } => self.overhead((cause, model, variant), device.as_nanos() as u64),
+            Observation::Request(done) => self.answered(done),
+            Observation::Probe { at, result } => self.probes.push(ProbeResult { at_ns: self.clock.unix_ns(at), ..result }),
+            Observation::Overhead { cause, model, variant, experiment, from, to } => {
+                let device_ns = self.credit(self.clock.unix_ns(from), self.clock.unix_ns(to));
+                self.overhead((cause, model, variant, experiment), device_ns);
+            }
+            Observation::Beside { cause, model, variant, device } => {
+                self.overhead((cause, model, variant, String::new()), device.as_nanos() as u64);
+            }
         }
     }
 
-    fn overhead(&mut self, key: (&'static str, String, String), device_ns: u64) {
+    fn answered(&mut self, done: RequestDone) {
+        if !done.lane.experiment.is_empty() {
+            let (failed, late) = (done.error.is_some_and(is_failure), done.error.is_some_and(is_late));
+            let end = End { latency: done.latency, longest: done.longest, failed, late };
+            // What the client did wrong, or left, says nothing of the arm's errors.
+            let counts = done.error.is_none() || failed || late;
+            let firsts = done.unit.filter(|_| counts).map(|unit| self.units.ended(&done.lane, unit, end)).unwrap_or_default();
+            let usage = &mut self.lane(&done.lane).usage;
+            usage.late_failures += u64::from(late);
+            usage.first_requests += firsts.requests;
+            usage.first_failures += firsts.failures;
+            usage.first_exceedances += firsts.exceedances;
+        }
+        self.lane(&done.lane).answered(done);
+    }
+
+    fn overhead(&mut self, key: Cause, device_ns: u64) {
         let known = self.overheads.len() < MAX_OVERHEADS || self.overheads.contains_key(&key);
-        let key = if known { key } else { ("other", String::new(), String::new()) };
+        let key = if known { key } else { ("other", String::new(), String::new(), String::new()) };
         *self.overheads.entry(key).or_default() += device_ns;
     }
 
@@ -123,12 +162,9 @@ impl Aggregate {
         lanes.sort_by(|a, b| a.lane.cmp(&b.lane));
         let busy_ns = lanes.iter().map(|it| it.engine_ns).sum();
         self.cumulative_busy_ns += busy_ns;
-        let overhead = |((cause, model, variant), device_ns): ((&str, _, _), _)| Overhead {
-            cause: cause.to_owned(),
-            model,
-            variant,
-            experiment: String::new(),
-            device_ns,
+        let overhead = |((cause, model, variant, experiment), device_ns): (Cause, _)| {
+            let cause = cause.to_owned();
+            Overhead { cause, model, variant, experiment, device_ns }
         };
         let device = DeviceUsage {
             uuid: self.device.uuid.clone(),
@@ -145,7 +181,8 @@ impl Aggregate {
         self.sequence += 1;
         self.start_ns = end_ns;
         self.work_since = self.running.is_some().then_some(end_ns);
-        let (probes, lease_gaps) = (Vec::new(), Vec::new());
+        // The recorder knows the leases.
+        let (probes, lease_gaps) = (std::mem::take(&mut self.probes), Vec::new());
         Window { sequence, snapshot: self.snapshot, start_ns, end_ns, device, lanes, lost_observations, last, probes, lease_gaps }
     }
 
@@ -174,6 +211,7 @@ impl Aggregate {
 
 impl Lane {
     fn new(id: &LaneId) -> Self {
+        let latency_by_length = if id.experiment.is_empty() { Vec::new() } else { vec![Sketch::default(); LENGTH_BUCKETS] };
         let usage = LaneUsage {
             lane: id.clone(),
             requests: 0,
@@ -184,11 +222,11 @@ impl Lane {
             errors: Vec::new(),
             engine_ns: 0,
             batches: 0,
-            latency: akidb_domain::sketch::Sketch::default(),
-            queue: akidb_domain::sketch::Sketch::default(),
-            engine: akidb_domain::sketch::Sketch::default(),
+            latency: Sketch::default(),
+            queue: Sketch::default(),
+            engine: Sketch::default(),
             consumers: Vec::new(),
-            latency_by_length: Vec::new(),
+            latency_by_length,
             units: 0,
             first_exceedances: 0,
             first_failures: 0,
@@ -209,6 +247,9 @@ impl Lane {
         usage.tokens += done.tokens;
         usage.truncated += done.truncated;
         usage.latency.record(done.latency.as_nanos() as u64);
+        if let Some(sketch) = usage.latency_by_length.get_mut(length_bucket(done.longest)) {
+            sketch.record(done.latency.as_nanos() as u64);
+        }
         usage.queue.record(done.queue.as_nanos() as u64);
         let consumer = self.consumer(done.consumer);
         consumer.requests += 1;
@@ -229,6 +270,16 @@ impl Lane {
         usage.consumers.sort_by(|a, b| (&a.app, &a.tenant).cmp(&(&b.app, &b.tenant)));
         usage
     }
+}
+
+/// Errors that are the service's: not what the client sent wrong, and not that it left.
+fn is_failure(code: &str) -> bool {
+    !matches!(code, "invalid" | "cancelled")
+}
+
+/// Timeouts, engine errors and disconnects: later than any threshold.
+fn is_late(code: &str) -> bool {
+    matches!(code, "deadline" | "engine_failed" | "internal" | "cancelled")
 }
 
 #[cfg(test)]

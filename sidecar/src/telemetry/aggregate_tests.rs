@@ -29,7 +29,18 @@ pub(crate) fn lane(variant: &str) -> Arc<LaneId> {
 fn request(variant: &str, app: &str) -> Observation {
     let consumer = Consumer { app: app.into(), tenant: String::new() };
     let (latency, queue) = (Duration::from_millis(5), Duration::from_millis(1));
-    Observation::Request(RequestDone { lane: lane(variant), consumer, texts: 1, tokens: 7, truncated: 0, latency, queue, error: None })
+    Observation::Request(RequestDone {
+        lane: lane(variant),
+        consumer,
+        unit: None,
+        texts: 1,
+        tokens: 7,
+        longest: 7,
+        truncated: 0,
+        latency,
+        queue,
+        error: None,
+    })
 }
 
 struct Bench {
@@ -104,6 +115,79 @@ fn consumers_are_bounded_and_nothing_of_them_is_lost() {
     assert_eq!(lane.consumers.len(), MAX_CONSUMERS + 1);
     assert_eq!(lane.consumers.iter().map(|it| it.requests).sum::<u64>(), lane.requests);
     assert!(lane.consumers.iter().any(|it| it.app == OTHER_CONSUMER && it.requests == 50));
+}
+
+/// A request of an experiment: its longest text, its latency, its unit and how it ended.
+fn in_arm(arm: Arm, longest: u32, millis: u64, unit: Option<u64>, error: Option<&'static str>) -> [Observation; 2] {
+    let lane = Arc::new(LaneId { arm, experiment: "e".into(), ..LaneId::clone(&lane("a")) });
+    let (consumer, latency) = (Consumer::default(), Duration::from_millis(millis));
+    let met = Observation::Met { lane: lane.clone(), unit };
+    let (texts, tokens, truncated, queue) = (1, 7, 0, Duration::ZERO);
+    [met, Observation::Request(RequestDone { lane, consumer, unit, texts, tokens, longest, truncated, latency, queue, error })]
+}
+
+#[test]
+fn a_lane_of_an_experiment_has_lengths_units_and_late_failures() {
+    let mut bench = Bench::new();
+    let now = bench.ns(1);
+    let ends = [(10, 5, None), (16, 5, None), (17, 5, None), (300, 5, None), (0, 9, Some("deadline")), (0, 1, Some("queue_full"))];
+    for (longest, millis, error) in ends.into_iter().chain([(0, 3, Some("cancelled")), (0, 3, Some("invalid"))]) {
+        in_arm(Arm::Canary, longest, millis, None, error).into_iter().for_each(|it| bench.aggregate.observe(it, now));
+    }
+    bench.aggregate.observe(request("a", "outside"), now);
+    let window = bench.aggregate.cut(bench.ns(1_000), 0, false);
+    let (outside, lane) = (&window.lanes[0], &window.lanes[1]);
+    assert_eq!((lane.requests, lane.units, lane.late_failures, lane.first_requests), (4, 8, 2, 0));
+    assert_eq!(lane.latency_by_length.iter().map(Sketch::count).collect::<Vec<_>>(), [2, 1, 0, 1]);
+    let mut merged = Sketch::default();
+    lane.latency_by_length.iter().for_each(|it| merged.merge(it));
+    assert_eq!(merged, lane.latency);
+    assert_eq!((outside.units, outside.latency_by_length.len()), (0, 0));
+}
+
+#[test]
+fn a_sticky_unit_counts_once_a_phase_over_all_windows() {
+    let mut bench = Bench::new();
+    let split = super::super::units::tests::split(0, true, [0.1; 4], [0.1; 4]);
+    bench.aggregate.follow(SnapshotVersion { epoch: 1, n: 1 }, std::slice::from_ref(&split));
+    let mut second = |requests: &[(u64, u64, Option<&'static str>)], at: u64| {
+        for (unit, millis, error) in requests {
+            let facts = in_arm(Arm::Control, 7, *millis, Some(*unit), *error);
+            facts.into_iter().for_each(|it| bench.aggregate.observe(it, bench.clock.unix_ns(bench.zero)));
+        }
+        let window = bench.aggregate.cut(bench.ns(at), 0, false);
+        let lane = &window.lanes[0];
+        (lane.units, lane.first_requests, lane.first_failures, lane.first_exceedances)
+    };
+    assert_eq!(second(&[(1, 5, None), (1, 200, None), (2, 5, Some("queue_full")), (2, 5, Some("invalid"))], 1_000), (2, 3, 1, 1));
+    // 1 exceeds again; 2 has failed before and now times out; 3 comes new; what a client sent wrong counts nowhere.
+    assert_eq!(second(&[(1, 300, None), (2, 5, Some("deadline")), (3, 5, Some("invalid"))], 2_000), (1, 1, 0, 1));
+}
+
+fn probe(at: Instant) -> Observation {
+    let (experiment, phase, at_ns) = ("e".to_owned(), 0, 0);
+    let (canary_ns, baseline_ns, cosine, recall, texts, tokens, canary_first) = (1, 1, 1.0, 1.0, 1, 1, true);
+    let result = ProbeResult { experiment, phase, at_ns, canary_ns, baseline_ns, cosine, recall, texts, tokens, canary_first };
+    Observation::Probe { at, result }
+}
+
+#[test]
+fn probes_are_in_their_window_and_fill_it_before_they_are_lost() {
+    let mut bench = Bench::new();
+    for _ in 0..MAX_PROBES {
+        assert!(!bench.aggregate.is_full());
+        let probe = probe(bench.at(1));
+        bench.aggregate.observe(probe, bench.ns(1));
+    }
+    assert!(bench.aggregate.is_full());
+    let (from, to) = (bench.at(1), bench.at(3));
+    let (model, variant, experiment) = ("m".to_owned(), "b".to_owned(), "e".to_owned());
+    bench.aggregate.observe(Observation::Overhead { cause: "probe", model, variant, experiment, from, to }, bench.ns(3));
+    let window = bench.aggregate.cut(bench.ns(1_000), 0, false);
+    assert_eq!(window.probes[0].at_ns, bench.ns(1));
+    assert_eq!((window.probes.len(), bench.aggregate.cut(bench.ns(2_000), 0, false).probes.len()), (MAX_PROBES, 0));
+    let overhead = &window.device.overheads[0];
+    assert_eq!((overhead.cause.as_str(), overhead.experiment.as_str(), overhead.device_ns), ("probe", "e", 2_000_000));
 }
 
 #[test]

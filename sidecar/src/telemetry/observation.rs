@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use akidb_domain::window::LaneId;
+use akidb_domain::window::{LaneId, ProbeResult};
 
 /// One fact.
 #[derive(Debug, Clone)]
@@ -17,8 +17,22 @@ pub enum Observation {
     },
     /// The executor ended the batch it began last.
     BatchFinished(BatchDone),
+    /// The router gave a request of an experiment its arm.
+    Met {
+        /// Which.
+        lane: Arc<LaneId>,
+        /// Its sticky unit's hash; none for a unit drawn for this request.
+        unit: Option<u64>,
+    },
     /// A request was answered.
     Request(RequestDone),
+    /// A paired probe was made.
+    Probe {
+        /// When both engines were done; what the result says of it is filled in by whoever has the clock.
+        at: Instant,
+        /// What came of it.
+        result: ProbeResult,
+    },
     /// What threads beside the executor took from the device that no request asked for (a load, its warm-up and its proof).
     Beside {
         /// `load`, `warmup`, `parity`.
@@ -38,6 +52,8 @@ pub enum Observation {
         model: String,
         /// Variant that caused it.
         variant: String,
+        /// Experiment that caused it, or empty.
+        experiment: String,
         /// When it began.
         from: Instant,
         /// When it ended.
@@ -67,10 +83,14 @@ pub struct RequestDone {
     pub lane: Arc<LaneId>,
     /// Who asked.
     pub consumer: Consumer,
+    /// Its sticky unit's hash, in an experiment.
+    pub unit: Option<u64>,
     /// Texts in it.
     pub texts: u64,
     /// Tokens in it.
     pub tokens: u64,
+    /// Tokens of its longest text.
+    pub longest: u32,
     /// Texts cut at the model's limit.
     pub truncated: u64,
     /// From the request read to the answer ready.

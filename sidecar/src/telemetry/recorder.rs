@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use akidb_domain::cost::Price;
-use akidb_domain::snapshot::SnapshotVersion;
+use akidb_domain::snapshot::{Snapshot, SnapshotVersion, TrafficSplit};
+use akidb_domain::window::{LeaseGap, MAX_LEASE_GAPS};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -15,6 +16,7 @@ use super::meter::Meter;
 use super::{Observation, Spool, Telemetry};
 use crate::clock::Clock;
 use crate::config::Device;
+use crate::lease::Leases;
 use crate::metrics::Metrics;
 
 /// While nothing happens, the meter charges idle time this often, so that its figures are at most 5 s old.
@@ -32,7 +34,7 @@ pub struct Recorder {
 
 #[derive(Debug)]
 enum Order {
-    Follow { version: SnapshotVersion, prices: Vec<Price>, done: oneshot::Sender<()> },
+    Follow { version: SnapshotVersion, prices: Vec<Price>, splits: Vec<TrafficSplit>, done: oneshot::Sender<()> },
     Close { done: oneshot::Sender<()> },
 }
 
@@ -47,6 +49,8 @@ pub struct Parts {
     pub metrics: Metrics,
     /// Time.
     pub clock: Clock,
+    /// Leases of experiments.
+    pub leases: Leases,
 }
 
 impl Recorder {
@@ -55,14 +59,15 @@ impl Recorder {
         let (orders, receiver) = mpsc::channel(16);
         let meter = Meter::new(parts.device.share_ppm, parts.clock.boot_unix_ns());
         let aggregate = Aggregate::new(parts.clock, parts.device.clone());
-        let task = Task { parts, telemetry, aggregate, meter, observations };
+        let task = Task { parts, telemetry, aggregate, meter, splits: Vec::new(), observations };
         (Self { orders }, tokio::spawn(task.run(receiver)))
     }
 
-    /// Cuts the window, and goes on under a new snapshot and its prices.
-    pub async fn follow(&self, version: SnapshotVersion, prices: Vec<Price>) {
+    /// Cuts the window, and goes on under a new snapshot, its prices and its experiments.
+    pub async fn follow(&self, snapshot: &Snapshot) {
         let (done, wait) = oneshot::channel();
-        if self.orders.send(Order::Follow { version, prices, done }).await.is_ok() {
+        let (version, prices, splits) = (snapshot.version, snapshot.prices.clone(), snapshot.splits.clone());
+        if self.orders.send(Order::Follow { version, prices, splits, done }).await.is_ok() {
             // An error means that the task ended first; then there is nothing left to cut.
             drop(wait.await);
         }
@@ -83,6 +88,8 @@ struct Task {
     telemetry: Telemetry,
     aggregate: Aggregate,
     meter: Meter,
+    /// Of the snapshot in force.
+    splits: Vec<TrafficSplit>,
     observations: mpsc::Receiver<Observation>,
 }
 
@@ -95,8 +102,8 @@ impl Task {
             tokio::select! {
                 biased;
                 order = orders.recv() => match order {
-                    Some(Order::Follow { version, prices, done }) => {
-                        self.follow(version, &prices);
+                    Some(Order::Follow { version, prices, splits, done }) => {
+                        self.follow(version, &prices, splits);
                         // Nobody may be waiting any more.
                         done.send(()).ok();
                     }
@@ -149,9 +156,11 @@ impl Task {
         self.aggregate.observe(observation, self.parts.clock.now_ns());
     }
 
-    fn follow(&mut self, version: SnapshotVersion, prices: &[Price]) {
+    fn follow(&mut self, version: SnapshotVersion, prices: &[Price], splits: Vec<TrafficSplit>) {
         self.cut(false);
-        self.aggregate.follow(version);
+        self.parts.leases.follow(splits.iter().map(|it| it.experiment.as_str()));
+        self.aggregate.follow(version, &splits);
+        self.splits = splits;
         self.meter.set_prices(prices);
         self.publish();
     }
@@ -169,10 +178,22 @@ impl Task {
         let dropped = self.telemetry.shared.lost.swap(0, Ordering::Relaxed);
         self.parts.metrics.add_lost_observations(dropped);
         let mut window = self.aggregate.cut(end_ns, dropped, last);
+        window.lease_gaps = self.lease_gaps(window.end_ns - window.start_ns);
+        self.parts.metrics.add_uncounted_units(self.aggregate.take_uncounted_units());
         self.meter.settle(&window);
         window.device.cumulative_spend_picodollars = self.meter.spent();
         self.publish();
         self.parts.spool.append(window);
+    }
+
+    /// Experiments whose lease did not hold all the time since the last cut.
+    fn lease_gaps(&self, window_ns: u64) -> Vec<LeaseGap> {
+        let gap = |split: &TrafficSplit| {
+            // The lease's clock runs on while the machine is suspended, the window's does not.
+            let ns = (self.parts.leases.take_gap(&split.experiment).as_nanos() as u64).min(window_ns);
+            LeaseGap { experiment: split.experiment.clone(), phase: split.phase, ns }
+        };
+        self.splits.iter().map(gap).filter(|it| it.ns > 0).take(MAX_LEASE_GAPS).collect()
     }
 
     fn publish(&self) {

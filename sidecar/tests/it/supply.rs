@@ -2,6 +2,7 @@
 
 mod budget;
 mod config;
+mod experiment;
 mod link;
 mod plane;
 mod program;

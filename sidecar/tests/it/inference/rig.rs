@@ -16,6 +16,7 @@ use akidb_sidecar::config::Traces;
 use akidb_sidecar::engine::onnx::{self, Runtime};
 use akidb_sidecar::engine::{Engine, EngineError, EngineSpec, TokenBatch};
 use akidb_sidecar::http::{self, AppState, Limits, Listener, Readiness};
+use akidb_sidecar::lease::Leases;
 use akidb_sidecar::metrics::Metrics;
 use akidb_sidecar::models::Demand;
 use akidb_sidecar::serving::{Loaded, Model, Serving, Table, Variant, VariantState};
@@ -86,6 +87,7 @@ impl Rig {
             readiness,
             traces,
             text_log,
+            leases: Leases::default(),
         };
         let folder = tempfile::tempdir().expect("a folder");
         let (stop, socket) = (CancellationToken::new(), folder.path().join("api.sock"));
@@ -154,6 +156,9 @@ impl Rig {
             default,
             variants,
         };
+        if let Some(split) = &split {
+            self.state.leases.renew(&split.experiment, 3_600_000);
+        }
         let name = akidb_domain::vocabulary::canonical_model(&card.name);
         let serving = Serving {
             snapshot: SnapshotVersion::default(),

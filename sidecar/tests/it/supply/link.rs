@@ -16,7 +16,7 @@ use super::{Sidecar, config};
 
 const RATE: i64 = 2_500_000_000_001;
 
-fn snapshot(n: u64) -> Snapshot {
+pub(super) fn snapshot(n: u64) -> Snapshot {
     let folder = akidb_testkit::bundle();
     let manifest = Manifest::parse(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap();
     let files = manifest.files.iter().map(|it| ServedFile { uri: format!("file://{}/{}", folder.display(), it.path), file: it.clone() });
@@ -59,7 +59,7 @@ fn snapshot(n: u64) -> Snapshot {
     Snapshot { version: SnapshotVersion { epoch: 1, n }, models: vec![model], splits: Vec::new(), prices: vec![price] }
 }
 
-fn linked(state: &Path, port: u16) -> Config {
+pub(super) fn linked(state: &Path, port: u16) -> Config {
     std::fs::write(state.join("token"), "sidecar-token\n").unwrap();
     config(state, &format!("[control_plane]\naddress = \"http://127.0.0.1:{port}\"\ntoken_file = \"token\"\n"))
 }

@@ -1,0 +1,90 @@
+//! Paired probes: a production batch of an experiment, run once more on both its engines, same tensors, in random order, beside the
+//! requests. A probe costs both runs; the production run is not timed for it, since what ran before it differs from arm to arm.
+//!
+//! Enters: batches that were answered, budgets. Leaves: engine times of the pair, how alike its vectors are, and whether they find the same
+//! neighbours. Never: a request that waits for its own probe, a probe while many wait or an engine is loaded, device time past the budget but for
+//! the last probe.
+//!
+//! Rooms, in reading order:
+//! - [`policy`]: which batch, and when; pure
+//! - `reservoir`: recent baseline vectors, and the neighbours of a vector among them; pure
+//! - `judge`: the thread that compares
+
+mod judge;
+pub mod policy;
+mod reservoir;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use akidb_domain::snapshot::ProbeBudget;
+use akidb_domain::window::LaneId;
+
+use super::EngineId;
+use policy::Stage;
+
+pub(super) use judge::Judge;
+
+/// Most vectors of a batch that the reservoir gets, and most texts of a probe whose neighbours are looked for.
+const SAMPLE: usize = 8;
+
+/// The engines of an experiment, for work that may be probed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The stable one.
+    pub baseline: EngineId,
+    /// The one on trial.
+    pub canary: EngineId,
+    /// Its variant: what the device time of probes is booked on.
+    pub canary_variant: String,
+    /// What probes may cost.
+    pub budget: ProbeBudget,
+}
+
+/// A batch that may be probed.
+#[derive(Debug)]
+pub(super) struct Candidate {
+    pub(super) lane: Arc<LaneId>,
+    pub(super) pair: Arc<Pair>,
+    pub(super) texts: Vec<Vec<u32>>,
+}
+
+/// A vector that a baseline engine gave, and the hash of its text's ids.
+pub(super) type Known = (u64, Vec<f32>);
+
+/// Both engines ran.
+#[derive(Debug)]
+pub(super) struct Ran {
+    pub(super) candidate: Candidate,
+    pub(super) canary: Run,
+    pub(super) baseline: Run,
+    pub(super) canary_first: bool,
+    pub(super) at: Instant,
+}
+
+/// One engine's half of a probe: vectors side by side, and the time they took.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) vectors: Vec<f32>,
+    pub(super) took: Duration,
+}
+
+impl Candidate {
+    pub(super) fn stage(&self) -> Stage {
+        Stage { phase: self.lane.phase, baseline: self.pair.baseline, canary: self.pair.canary }
+    }
+}
+
+/// What a text is known by among vectors.
+fn text_hash(ids: &[u32]) -> u64 {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut hasher = DefaultHasher::new();
+    ids.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// A few of a batch's vectors, for the reservoir.
+pub(super) fn sample(texts: &[Vec<u32>], vectors: &[Result<Vec<f32>, Arc<str>>]) -> Vec<Known> {
+    let good = texts.iter().zip(vectors).filter_map(|(ids, vector)| Some((ids, vector.as_ref().ok()?)));
+    good.take(SAMPLE).map(|(ids, vector)| (text_hash(ids), vector.clone())).collect()
+}

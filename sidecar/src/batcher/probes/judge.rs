@@ -1,0 +1,133 @@
+//! The thread that compares the vectors of probes. It has a low priority: on a CPU it takes its time from the engines' cores.
+//!
+//! Enters: baseline vectors, probes that ran. Leaves: results to telemetry. Never: a wait of the executor; what comes while eight probes wait is
+//! dropped and counted.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::Builder;
+
+use akidb_domain::window::ProbeResult;
+
+use super::super::EngineId;
+use super::reservoir::{Reservoir, cosine};
+use super::{Known, Ran, SAMPLE, text_hash};
+use crate::metrics::Metrics;
+use crate::telemetry::{Observation, Telemetry};
+
+/// Facts that may wait.
+const INBOX: usize = 8;
+/// Most experiments with vectors at a time.
+const MOST_EXPERIMENTS: usize = 8;
+/// Added to the thread's niceness.
+const NICE: i32 = 10;
+
+/// The handle; the thread ends with the last one.
+#[derive(Debug)]
+pub(in crate::batcher) struct Judge {
+    facts: SyncSender<Fact>,
+    metrics: Metrics,
+}
+
+enum Fact {
+    Vectors { experiment: String, baseline: EngineId, vectors: Vec<Known> },
+    Ran(Box<Ran>),
+}
+
+impl Judge {
+    pub(in crate::batcher) fn start(telemetry: Telemetry, metrics: Metrics) -> std::io::Result<Self> {
+        let (facts, inbox) = sync_channel(INBOX);
+        let bench = Bench { telemetry, metrics: metrics.clone(), reservoirs: BTreeMap::new() };
+        Builder::new().name("probe-judge".into()).spawn(move || bench.run(&inbox))?;
+        Ok(Self { facts, metrics })
+    }
+
+    /// Vectors for the reservoir; dropped if the thread is busy, since more will come.
+    pub(in crate::batcher) fn learn(&self, experiment: &str, baseline: EngineId, vectors: Vec<Known>) {
+        drop(self.facts.try_send(Fact::Vectors { experiment: experiment.to_owned(), baseline, vectors }));
+    }
+
+    pub(in crate::batcher) fn take(&self, ran: Ran) {
+        if self.facts.try_send(Fact::Ran(Box::new(ran))).is_err() {
+            self.metrics.probe("dropped");
+        }
+    }
+}
+
+struct Bench {
+    telemetry: Telemetry,
+    metrics: Metrics,
+    reservoirs: BTreeMap<String, (EngineId, Reservoir)>,
+}
+
+impl Bench {
+    fn run(mut self, inbox: &Receiver<Fact>) {
+        if let Err(error) = rustix::process::nice(NICE) {
+            tracing::warn!(%error, "the priority of comparing probes could not be lowered");
+        }
+        for fact in inbox {
+            match fact {
+                Fact::Vectors { experiment, baseline, vectors } => self.learn(&experiment, baseline, vectors),
+                Fact::Ran(ran) => self.judge(&ran),
+            }
+        }
+    }
+
+    fn learn(&mut self, experiment: &str, baseline: EngineId, vectors: Vec<Known>) {
+        let reservoir = self.reservoir(experiment, baseline);
+        vectors.into_iter().for_each(|it| reservoir.add(it));
+    }
+
+    /// The vectors of another engine are no neighbours: it begins anew.
+    fn reservoir(&mut self, experiment: &str, baseline: EngineId) -> &mut Reservoir {
+        if self.reservoirs.len() >= MOST_EXPERIMENTS && !self.reservoirs.contains_key(experiment) {
+            self.reservoirs.pop_first();
+        }
+        let (engine, reservoir) = self.reservoirs.entry(experiment.to_owned()).or_insert_with(|| (baseline, Reservoir::default()));
+        if *engine != baseline {
+            (*engine, *reservoir) = (baseline, Reservoir::default());
+        }
+        reservoir
+    }
+
+    fn judge(&mut self, ran: &Ran) {
+        let (experiment, baseline) = (&ran.candidate.lane.experiment, ran.candidate.pair.baseline);
+        let outcome = match compare(ran, self.reservoir(experiment, baseline)) {
+            Ok(result) => {
+                self.telemetry.observe(Observation::Probe { at: ran.at, result });
+                "made"
+            }
+            Err(outcome) => outcome,
+        };
+        self.metrics.probe(outcome);
+    }
+}
+
+/// A probe's result; else what became of it. Its baseline vectors are kept.
+fn compare(ran: &Ran, reservoir: &mut Reservoir) -> Result<ProbeResult, &'static str> {
+    let texts = &ran.candidate.texts;
+    let dimension = ran.baseline.vectors.len() / texts.len().max(1);
+    if dimension == 0 || ran.canary.vectors.len() != ran.baseline.vectors.len() {
+        return Err("failed");
+    }
+    let pairs = || ran.canary.vectors.chunks(dimension).zip(ran.baseline.vectors.chunks(dimension));
+    let cosine = pairs().map(|(canary, baseline)| cosine(canary, baseline)).sum::<f64>() / texts.len() as f64;
+    let some = || texts.iter().zip(pairs()).step_by(texts.len().div_ceil(SAMPLE));
+    let recalls: Vec<f64> = some().filter_map(|(ids, it)| reservoir.recall(text_hash(ids), it.0, it.1)).collect();
+    some().for_each(|(ids, it)| reservoir.add((text_hash(ids), it.1.to_vec())));
+    if recalls.is_empty() {
+        return Err("few");
+    }
+    Ok(ProbeResult {
+        experiment: ran.candidate.lane.experiment.clone(),
+        phase: ran.candidate.lane.phase,
+        at_ns: 0,
+        canary_ns: (ran.canary.took.as_nanos() as u64).max(1),
+        baseline_ns: (ran.baseline.took.as_nanos() as u64).max(1),
+        cosine: cosine.clamp(-1.0, 1.0),
+        recall: recalls.iter().sum::<f64>() / recalls.len() as f64,
+        texts: texts.len() as u32,
+        tokens: texts.iter().map(|it| it.len() as u32).sum(),
+        canary_first: ran.canary_first,
+    })
+}
