@@ -1,0 +1,257 @@
+//! Rollouts on real sidecars under live load: an equal canary reaches everybody by itself, a bad one goes back by the guardrail that it breaks.
+//!
+//! Phases last seconds here and margins are wide, so that two shared cores decide in time; what the default margins do is rehearsed elsewhere
+//! (docs/EXPERIMENTS.md).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use akidb_testkit::{System, bundle, copy_folder, program, root};
+use serde_json::{Value, json};
+
+const MODEL: &str = "all-MiniLM-L6-v2";
+/// A lease, and how long a sidecar without one may take to notice.
+const LEASE: Duration = Duration::from_secs(4);
+
+/// Clients that send different texts; every answer must be a 200.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(system: &System, clients: u64) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let threads = (0..clients).map(|i| {
+            let (stop, sent, client) = (stop.clone(), sent.clone(), system.client());
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let n = sent.fetch_add(1, Ordering::Relaxed);
+                    let (status, body) = client.embed(&json!({"text": text(i, n)}));
+                    assert_eq!(status, 200, "{body}");
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            })
+        });
+        Self { stop: stop.clone(), sent: sent.clone(), threads: threads.collect() }
+    }
+
+    fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|it| it.join().expect("a client that saw only 200"));
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// One of some thousand different sentences, all of one length.
+fn text(client: u64, n: u64) -> String {
+    const WHO: [&str; 8] = ["a cat", "the sea", "my train", "old music", "a proof", "the market", "warm bread", "a storm"];
+    const DOES: [&str; 8] = ["sleeps", "sings", "waits", "grows", "falls", "turns", "shines", "ends"];
+    let at = |list: &[&'static str; 8], n: u64| list[(n % 8) as usize];
+    format!("{} {} while {} {} near house {}", at(&WHO, n), at(&DOES, n / 8), at(&WHO, n / 64 + client), at(&DOES, n / 3), n % 97)
+}
+
+/// Variants of so many answers.
+fn variants(system: &System, requests: u64) -> BTreeMap<String, u64> {
+    let mut seen = BTreeMap::new();
+    for n in 0..requests {
+        let (status, body) = system.embed(&json!({"text": text(9, n)}));
+        assert_eq!(status, 200, "{body}");
+        *seen.entry(body["variant"].as_str().expect("a variant").to_owned()).or_default() += 1;
+    }
+    seen
+}
+
+fn int8() -> PathBuf {
+    let folder = root().join("build/bundles/all-MiniLM-L6-v2-int8");
+    assert!(folder.join("manifest.json").is_file(), "{} is missing: run `make models`", folder.display());
+    folder
+}
+
+/// fp32 serves; int8 is there to be tried.
+fn system() -> System {
+    let mut system = System::new();
+    let ms = |it: Duration| it.as_millis().to_string();
+    system.control_env = vec![
+        ("AKIDB_CP_EXPERIMENT_LOOK_MS", "2000".to_owned()),
+        ("AKIDB_CP_EXPERIMENT_TICK_MS", "200".to_owned()),
+        ("AKIDB_CP_EXPERIMENT_LEASE_MS", ms(LEASE)),
+        ("AKIDB_CP_EXPERIMENT_SILENT_MS", "20000".to_owned()),
+    ];
+    system.start_control();
+    for folder in [bundle(), int8()] {
+        system.akidb(&["models", "import", &folder.display().to_string()]);
+    }
+    system.start_sidecar();
+    system
+}
+
+/// Shares large enough for tens of requests a second to decide in seconds.
+fn plan() -> Value {
+    let phase = |share_ppm: u32| json!({"share_ppm": share_ppm, "duration_ms": 300_000, "min_canary_requests": 20});
+    json!({
+        "phases": [phase(250_000), phase(400_000), phase(500_000), phase(750_000)],
+        "margins": {"errors": 0.3, "latency": 2.0, "speed": 0.2, "cost": 0.2, "cosine": 0.03, "recall": 0.4},
+        "min_probes": 30, "max_utilisation": 5.0
+    })
+}
+
+/// Creates and starts it over REST, with a generous probe budget: these phases are short.
+fn start(system: &System, id: &str, canary: &str, change: impl FnOnce(&mut Value)) {
+    let mut body = json!({"id": id, "model": MODEL, "canary": canary, "config": plan(), "force": true,
+                          "probe": {"device_ppm": 300_000, "idle_ppm": 300_000, "shed_queue_texts": 64}});
+    change(&mut body);
+    assert_eq!(system.rest("POST", "experiments", Some(&body)).0, 201);
+    system.akidb(&["experiments", "start", id]);
+}
+
+fn experiment(system: &System, id: &str) -> Value {
+    system.rest("GET", &format!("experiments/{id}"), None).1
+}
+
+/// Waits until an experiment is as it should be; answers it.
+fn until(system: &System, id: &str, limit: Duration, holds: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + limit;
+    loop {
+        let it = experiment(system, id);
+        if holds(&it) {
+            return it;
+        }
+        let state = format!("{} {} {} {}", it["state"], it["stage"], it["reason"], it["latest"]);
+        assert!(
+            Instant::now() < deadline,
+            "after {limit:?} still {state}\n{}",
+            system.rest("GET", &format!("experiments/{id}/decision"), None).1
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn over(it: &Value) -> bool {
+    !matches!(it["state"].as_str(), Some("running" | "paused" | "draft"))
+}
+
+#[test]
+fn an_int8_canary_reaches_everybody_and_a_dead_control_plane_only_holds_it_up() {
+    let mut system = system();
+    let load = Load::start(&system, 3);
+    start(&system, "e", "int8", |_| {});
+    until(&system, "e", Duration::from_secs(90), |it| it["stage"] != "phase 1");
+
+    // The control plane dies: when the lease is over, every answer is the baseline's.
+    system.control.take().expect("it runs").kill();
+    std::thread::sleep(LEASE + Duration::from_secs(1));
+    assert_eq!(variants(&system, 40).into_keys().collect::<Vec<_>>(), ["fp32"]);
+    system.start_control();
+    let back = experiment(&system, "e");
+    assert_eq!((back["state"].as_str(), back["stage"] == "phase 1"), (Some("running"), false), "{back}");
+
+    let it = until(&system, "e", Duration::from_secs(150), over);
+    assert_eq!(it["state"], "promoted", "{it}");
+    let sent = load.finish();
+    assert!(sent > 500, "{sent} requests");
+    system.until(Duration::from_secs(20), |it| {
+        let seen = variants(it, 5);
+        if seen.keys().all(|it| it == "int8") { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    let decision = system.rest("GET", "experiments/e/decision", None).1;
+    assert!(decision["sentence"].as_str().expect("a sentence").starts_with("ROLLOUT: canary P95 "), "{decision}");
+    let history = system.rest("GET", "experiments/e/history", None).1.to_string();
+    assert!(history.contains("\"kind\":\"grown\"") && history.contains("\"kind\":\"promoted\""), "{history}");
+    every_part_replays(&system, "e");
+    the_script_says_so(&system);
+}
+
+fn every_part_replays(system: &System, id: &str) {
+    for part in 1..=4 {
+        let file = system.path("record.json");
+        system.akidb_plain(&["experiments", "record", id, "--part", &part.to_string(), "--output", &file.display().to_string()]);
+        let replayed = Command::new(program("akidb-control-plane")).arg("replay").arg(&file).output().expect("it runs");
+        assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    }
+}
+
+fn the_script_says_so(system: &System) {
+    let script = root().join("scripts/ab_test_decision.py");
+    let [(url, server), (token, file)] = system.client_environment();
+    let mut command = Command::new("python3");
+    command.arg(script).args(["--canary", "int8", "--baseline", "fp32", "--duration", "5"]);
+    let said = command.env(url, server).env(token, file).output().expect("python3 runs");
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert_eq!(said.status.code(), Some(0), "{text}");
+    assert!(text.starts_with("✅ ROLLOUT: Canary P95 ") && text.contains("Decision: Full rollout approved"), "{text}");
+}
+
+/// The vectors of another model under this one's name, with an evaluation that lies.
+fn wrong(to: &Path) {
+    let student = root().join("build/bundles/distilled-MiniLM-L3-v2-fp32");
+    assert!(student.join("manifest.json").is_file(), "{} is missing: run `make models`", student.display());
+    copy_folder(&student, to);
+    let read = |folder: &Path| -> Value {
+        serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).expect("a manifest")).expect("JSON")
+    };
+    let (root, mut manifest) = (read(&int8()), read(to));
+    manifest["model"] = root["model"].clone();
+    manifest["lineage"]["parent_digest"] = root["lineage"]["parent_digest"].clone();
+    manifest["variant"] = json!({"name": "wrong", "precision": "fp16"});
+    manifest["evaluation"] = json!({"kind": "quality", "n": 2_000, "mean_cosine": 0.9999, "min_cosine": 0.999, "recall_at_10": 0.99,
+                                    "gate": {"mean_cosine": 0.99}, "passed": true});
+    std::fs::write(to.join("manifest.json"), manifest.to_string()).expect("a file");
+}
+
+#[test]
+fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
+    let mut system = system();
+    let folder = system.path("wrong");
+    wrong(&folder);
+    system.akidb(&["models", "import", &folder.display().to_string()]);
+    let load = Load::start(&system, 3);
+    let rolled_back = |system: &System, id: &str, guardrail: &str| {
+        let it = until(system, id, Duration::from_secs(120), over);
+        assert_eq!((&it["state"], &it["latest"]["verdict"]["guardrail"]), (&json!("rolled-back"), &json!(guardrail)), "{it}");
+    };
+
+    start(&system, "wrong", "wrong", |body| body["config"]["margins"]["cosine"] = json!(0.005));
+    rolled_back(&system, "wrong", "quality");
+
+    // The same engine time at ten times the price.
+    for (sku, price) in [("old", "0.10"), ("new", "1.00")] {
+        system.akidb(&["prices", "set", sku, "--per-hour", price]);
+    }
+    let devices = json!({"baseline": {"sku": "old", "region": "local"}, "canary": {"sku": "new", "region": "local"}});
+    start(&system, "dear", "int8", |body| body["devices"] = devices);
+    rolled_back(&system, "dear", "cost");
+
+    // fp32 is slower than int8.
+    for alias in ["stable", "default"] {
+        system.akidb(&["aliases", "set", MODEL, alias, "int8"]);
+    }
+    start(&system, "slow", "fp32", |body| body["config"]["margins"]["speed"] = json!(0.05));
+    let it = until(&system, "slow", Duration::from_secs(120), over);
+    assert_eq!(it["state"], "rolled-back", "{it}");
+    let guardrail = it["latest"]["verdict"]["guardrail"].as_str().expect("a guardrail");
+    assert!(matches!(guardrail, "speed" | "cost" | "latency"), "{it}");
+    assert!(load.finish() > 200);
+
+    // A process that dies under the canary, three times.
+    start(&system, "crash", "fp32", |body| body["config"]["min_probes"] = json!(1_000_000));
+    for _ in 0..3 {
+        until(&system, "crash", Duration::from_secs(60), |it| {
+            over(it) || it["reason"].as_str().is_some_and(|it| !it.starts_with("waiting"))
+        });
+        let looks = experiment(&system, "crash")["looks"].as_u64().expect("looks");
+        until(&system, "crash", Duration::from_secs(60), |it| over(it) || it["looks"].as_u64() > Some(looks + 1));
+        if over(&experiment(&system, "crash")) {
+            break;
+        }
+        system.sidecar.take().expect("it runs").kill();
+        system.start_sidecar();
+    }
+    rolled_back(&system, "crash", "crash");
+}
