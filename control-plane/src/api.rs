@@ -64,6 +64,8 @@ pub(crate) struct ApiState {
     pub(crate) openapi: Arc<str>,
     /// How long a lease lasts, as snapshots say.
     pub(crate) lease_ms: u64,
+    /// How long a look is, for plans.
+    pub(crate) look_ms: u64,
     /// Ends what would stream for ever.
     pub(crate) stop: CancellationToken,
 }

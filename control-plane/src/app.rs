@@ -78,6 +78,7 @@ impl App {
             connections: connections.clone(),
             config: config.experiments,
             leases: renewer,
+            since_ns: clock.now_ns(),
         };
         let fleet = FleetService {
             db: db.clone(),
@@ -94,9 +95,21 @@ impl App {
             Retention { db: db.clone(), clock: clock.clone(), keep: config.retention, experiment_windows: config.experiments.windows };
         let openapi = api::openapi()?.into();
         let lease_ms = config.experiments.lease.as_millis() as u64;
-        let until = stop.child_token();
-        let api =
-            ApiState { db: db.clone(), access, clock, notifier, metrics, blobs, importer, connections, openapi, lease_ms, stop: until };
+        let (look_ms, until) = (config.experiments.look.as_millis() as u64, stop.child_token());
+        let api = ApiState {
+            db: db.clone(),
+            access,
+            clock,
+            notifier,
+            metrics,
+            blobs,
+            importer,
+            connections,
+            openapi,
+            lease_ms,
+            look_ms,
+            stop: until,
+        };
         let rest = bind(config.listen_rest).await?;
         let grpc = bind(config.listen_grpc).await?;
         Ok(Self { config, data_dir, rest, grpc, db, api, fleet, publisher, decider, retention, stop })

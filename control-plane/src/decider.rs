@@ -45,6 +45,8 @@ pub(crate) struct Decider {
     pub(crate) connections: Connections,
     pub(crate) config: config::Experiments,
     pub(crate) leases: Renewer,
+    /// When it began, Unix ns: what came due before waits for the sidecars to come back first.
+    pub(crate) since_ns: u64,
 }
 
 /// Why an experiment could not be looked at.
@@ -99,7 +101,8 @@ impl Decider {
         for _ in 0..CATCH_UP {
             let mut tx = self.db.begin_read().await?;
             let found = experiments::find(&mut tx, id).await?;
-            let Some(it) = found.filter(|it| it.life == Life::Running) else { return Ok(()) };
+            let due = |it: &Experiment| it.progress.cursor_ns == 0 || self.clock.now_ns() >= it.progress.cursor_ns + self.look_ns();
+            let Some(it) = found.filter(|it| it.life == Life::Running && due(it)) else { return Ok(()) };
             let members = Members::read(&mut tx, &it, &self.connections).await?;
             let again = match it.progress.cursor_ns {
                 0 => {
@@ -143,23 +146,24 @@ impl Decider {
 
     /// Takes the next look, if everything that may be in it has come.
     async fn look(&self, mut tx: db::Tx, mut it: Experiment, members: &Members, from_ns: u64) -> Result<bool, DeciderError> {
-        let (now_ns, length_ns) = (self.clock.now_ns(), self.config.look.as_nanos() as u64);
-        let to_ns = from_ns + length_ns;
-        if now_ns < to_ns {
-            return Ok(false);
-        }
-        let limits = Limits { now_ns, silent_after: self.config.silent_after, lost_after: self.config.lost_after };
+        let (now_ns, to_ns) = (self.clock.now_ns(), from_ns + self.look_ns());
+        let config::Experiments { silent_after, lost_after, .. } = self.config;
+        let limits = Limits { now_ns, since_ns: self.since_ns, silent_after, lost_after };
         let Some(fleet) = members.look(&it, to_ns, limits) else { return Ok(false) };
         let windows = stored(lanes::windows(&mut tx, &it.id, from_ns, to_ns).await?);
         let lost = lanes::lost(&mut tx, it.progress.gap).await?;
         drop(tx);
         let number = it.decision.looks + 1;
         let stretch = Stretch { number, from_ns, to_ns };
-        let look = look_of::look(&it, stretch, &windows, &fleet, lost_of(&lost, members));
+        let mut look = look_of::look(&it, stretch, &windows, &fleet, lost_of(&lost, members));
+        let away = self.was_away(now_ns, to_ns);
+        look.missing.lease_expired |= away;
         let mut state = it.decision.clone();
         let outcome = step(&it.config, &mut state, &look)?;
         self.report(&it, &outcome);
-        it.progress.cursor_ns = to_ns;
+        // Nobody renewed the leases meanwhile: that is one look with a gap, and not hours of them.
+        it.progress.cursor_ns = if away { 0 } else { to_ns };
+        it.progress.waiting_since = self.clock.now_ms();
         it.progress.gap = lost.last().map_or(it.progress.gap, |it| it.id);
         let mut change = self.change().await?;
         members.write(change.conn(), &it.id, &fleet.news).await?;
@@ -169,6 +173,16 @@ impl Decider {
         }
         // One that was changed meanwhile is read again.
         Ok(it.life == Life::Running)
+    }
+
+    fn look_ns(&self) -> u64 {
+        self.config.look.as_nanos() as u64
+    }
+
+    /// Whether a look is so late that no decider can have lived for longer than a lease.
+    fn was_away(&self, now_ns: u64, to_ns: u64) -> bool {
+        let longest = self.config.lease + 2 * self.config.silent_after;
+        now_ns.saturating_sub(to_ns) > longest.as_nanos() as u64
     }
 
     fn report(&self, it: &Experiment, outcome: &Outcome) {

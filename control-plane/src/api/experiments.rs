@@ -73,7 +73,7 @@ pub(crate) struct NewExperiment {
 }
 
 impl NewExperiment {
-    fn wish(self, sidecars: usize) -> Result<Wish, ApiError> {
+    fn wish(self, state: &ApiState) -> Result<Wish, ApiError> {
         for (field, value) in
             [("expected_requests_per_second", self.expected_requests_per_second), ("expected_batch_ms", self.expected_batch_ms)]
         {
@@ -81,7 +81,8 @@ impl NewExperiment {
                 return Err(ApiError::Invalid(format!("`{field}` {bad} is not between 0 and 1e9")));
             }
         }
-        let expect = Expect::new(self.expected_requests_per_second, self.expected_batch_ms, u32::try_from(sidecars).unwrap_or(u32::MAX));
+        let sidecars = u32::try_from(state.connections.count()).unwrap_or(u32::MAX);
+        let expect = Expect::new(self.expected_requests_per_second, self.expected_batch_ms, sidecars, state.look_ms);
         Ok(Wish {
             id: self.id,
             title: self.title,
@@ -218,7 +219,7 @@ pub(crate) async fn create(
     who: Who,
     Body(new): Body<NewExperiment>,
 ) -> Result<(StatusCode, Json<ExperimentView>), ApiError> {
-    let wish = new.wish(state.connections.count())?;
+    let wish = new.wish(&state)?;
     let mut change = state.change(who.actor()).await?;
     let it = create::create(&mut change, wish, state.clock.now_ns()).await?;
     change.commit().await?;
@@ -228,7 +229,7 @@ pub(crate) async fn create(
 /// Says what an experiment would need, and creates nothing.
 #[utoipa::path(post, path = "/experiments/validate", tag = "experiments", request_body = NewExperiment, responses((status = 200, body = Object), (status = "4XX", body = ErrorBody)))]
 pub(crate) async fn validate(State(state): State<ApiState>, Body(new): Body<NewExperiment>) -> Result<Json<Value>, ApiError> {
-    let wish = new.wish(state.connections.count())?;
+    let wish = new.wish(&state)?;
     let checked = create::check(&mut *state.db.begin_read().await?, &wish, state.clock.now_ns()).await?;
     Ok(Json(json!(checked.plan)))
 }

@@ -63,6 +63,8 @@ pub(crate) enum News {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) now_ns: u64,
+    /// When somebody began to wait.
+    pub(crate) since_ns: u64,
     pub(crate) silent_after: Duration,
     pub(crate) lost_after: Duration,
 }
@@ -138,7 +140,7 @@ impl Members {
 
     /// What a look up to `to_ns` misses of them. `None`: something may still come.
     pub(crate) fn look(&self, it: &Experiment, to_ns: u64, limits: Limits) -> Option<Fleet> {
-        let patience_over = limits.now_ns >= to_ns + limits.silent_after.as_nanos() as u64;
+        let patience_over = limits.now_ns >= to_ns.max(limits.since_ns) + limits.silent_after.as_nanos() as u64;
         let mut fleet = Fleet::default();
         let mut by_sku: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         for sidecar in &self.sidecars {
@@ -192,7 +194,8 @@ enum Fate {
 
 impl Sidecar {
     fn fate(&self, to_ns: u64, limits: Limits) -> Fate {
-        let unheard_ns = limits.now_ns.saturating_sub(self.seen.last_seen_at as u64 * 1_000_000);
+        // Nobody could be heard before somebody listened.
+        let unheard_ns = limits.now_ns.saturating_sub(limits.since_ns.max(self.seen.last_seen_at as u64 * 1_000_000));
         if self.seen.finished && !self.connected {
             return Fate::Stopped;
         }

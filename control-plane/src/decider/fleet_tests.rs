@@ -7,7 +7,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 const TO_NS: u64 = 100 * SECOND_NS;
 
 fn limits(now_s: u64) -> Limits {
-    Limits { now_ns: now_s * SECOND_NS, silent_after: Duration::from_secs(30), lost_after: Duration::from_secs(300) }
+    Limits { now_ns: now_s * SECOND_NS, since_ns: 0, silent_after: Duration::from_secs(30), lost_after: Duration::from_secs(300) }
 }
 
 /// A sidecar that has reported through the look, as the list of members has it.
@@ -42,6 +42,8 @@ fn with(change: impl FnOnce(&mut Sidecar)) -> Sidecar {
 fn a_look_waits_for_windows_and_then_names_who_is_silent() {
     let late = || with(|it| it.seen.last_end_ns -= 1);
     assert!(look(vec![sidecar("a"), late()], 129).is_none(), "they may still come");
+    let restarted = Limits { since_ns: TO_NS + SECOND_NS, ..limits(130) };
+    assert!(Members { sidecars: vec![late()] }.look(&experiment(), TO_NS, restarted).is_none(), "they have not had the time to");
     let fleet = look(vec![sidecar("a"), late()], 130).unwrap();
     assert_eq!((fleet.missing.targeted_sidecars, fleet.missing.silent_sidecars), (2, vec!["s".to_owned()]));
     let fleet = look(vec![sidecar("a")], 100).unwrap();
@@ -87,6 +89,9 @@ fn who_stops_in_good_order_is_gone_and_who_is_unheard_of_for_long_is_lost() {
     let fleet = look(vec![sidecar("a"), away()], 401).unwrap();
     assert_eq!((fleet.missing.silent_sidecars.len(), fleet.crashes.canary), (0, 1));
     assert_eq!(fleet.news, vec![News::Drop("s".into())]);
+    let restarted = Limits { since_ns: 400 * SECOND_NS, ..limits(430) };
+    let fleet = Members { sidecars: vec![away()] }.look(&experiment(), TO_NS, restarted).unwrap();
+    assert_eq!((fleet.missing.silent_sidecars.len(), fleet.crashes.canary), (1, 0), "nobody was there to hear it");
 }
 
 #[test]

@@ -136,6 +136,9 @@ fn bounds(wish: &Wish) -> Result<(), CatalogError> {
     if let Some(id) = wish.id.as_ref().filter(|it| !is_name(it)) {
         return fail(format!("id `{}` is not 1-128 of A-Za-z0-9._-", id.chars().take(200).collect::<String>()));
     }
+    if wish.id.as_deref() == Some("validate") {
+        return fail("id `validate` is the name of a route: take another".to_owned());
+    }
     if wish.title.len() > MOST_TITLE {
         return fail(format!("title: {} bytes; at most {MOST_TITLE} are allowed", wish.title.len()));
     }

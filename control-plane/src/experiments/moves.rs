@@ -1,6 +1,7 @@
 //! What a look and an end change. Enters: a verdict, or a wish. Leaves: the new split, aliases, record and history, in one transaction.
 //! Never: a promotion onto a model whose `stable` moved meanwhile.
 
+use akidb_domain::decision::config::Unit;
 use akidb_domain::decision::{Look, Outcome, Stage, State, Verdict};
 use akidb_domain::snapshot::{SnapshotVersion, VariantRef};
 use serde_json::{Value, json};
@@ -24,7 +25,7 @@ pub(crate) async fn take(
     }
     let at = change.at;
     looks::insert(change.conn(), &it.id, look, &outcome, at).await?;
-    let (held, split) = (inconclusive(it.outcome.as_ref()), said_to_sidecars(it.outcome.as_ref()));
+    let (held, split) = (inconclusive(it.outcome.as_ref()), said_to_sidecars(it));
     it.decision = state;
     it.reason.clone_from(&outcome.reason);
     it.outcome = Some(outcome.clone());
@@ -46,7 +47,7 @@ pub(crate) async fn take(
     if it.life.is_live() && looks::count(change.conn(), &it.id).await? >= record::MOST_LOOKS {
         record::close(change, it, true).await?;
     }
-    if split != said_to_sidecars(it.outcome.as_ref()) {
+    if split != said_to_sidecars(it) {
         change.visible();
     }
     Ok(experiments::save(change.conn(), it, at).await?)
@@ -56,9 +57,10 @@ fn inconclusive(outcome: Option<&Outcome>) -> bool {
     outcome.is_some_and(|it| matches!(it.verdict, Verdict::Inconclusive { .. }))
 }
 
-/// What of an outcome is in a split.
-fn said_to_sidecars(outcome: Option<&Outcome>) -> Value {
-    outcome.map_or(Value::Null, |it| json!([it.probing, it.thresholds]))
+/// What of an outcome is in a split: thresholds only where units are sticky.
+fn said_to_sidecars(it: &Experiment) -> Value {
+    let sticky = it.config.unit == Unit::Sticky;
+    it.outcome.as_ref().map_or(Value::Null, |it| json!([it.probing, sticky.then_some(&it.thresholds)]))
 }
 
 /// An outcome in short.

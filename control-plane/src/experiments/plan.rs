@@ -4,10 +4,10 @@
 //! Requests: the real bets on errors, fed second by second with what the expected rate gives two lanes without errors, until they prove
 //! *within the margin*. Probes: the least a promotion needs, at the rate that the budget allows.
 
-use akidb_domain::decision::Config;
 use akidb_domain::decision::config::{Phase, Unit};
 use akidb_domain::decision::lanes::Errors;
 use akidb_domain::decision::look::{Answers, Window};
+use akidb_domain::decision::{Config, Guardrail};
 use akidb_domain::snapshot::ProbeBudget;
 use serde::{Deserialize, Serialize};
 
@@ -28,12 +28,14 @@ pub(crate) struct Expect {
     pub(crate) batch_ms: Option<f64>,
     /// Devices that probe.
     pub(crate) sidecars: u32,
+    /// Length of a look, ms.
+    pub(crate) look_ms: u64,
     measured: bool,
 }
 
 impl Expect {
-    pub(crate) const fn new(requests_per_second: Option<f64>, batch_ms: Option<f64>, sidecars: u32) -> Self {
-        Self { requests_per_second, batch_ms, sidecars, measured: false }
+    pub(crate) const fn new(requests_per_second: Option<f64>, batch_ms: Option<f64>, sidecars: u32, look_ms: u64) -> Self {
+        Self { requests_per_second, batch_ms, sidecars, look_ms, measured: false }
     }
 }
 
@@ -86,6 +88,7 @@ pub(crate) fn of(config: &Config, probe: ProbeBudget, expect: Expect) -> Plan {
     let phases: Vec<PhasePlan> = config.phases.iter().map(|it| phase(config, it, probe, expect)).collect();
     let mut warnings: Vec<String> = phases.iter().filter_map(|it| late(it, expect)).collect();
     let reachable = warnings.is_empty();
+    warnings.extend((0..phases.len()).filter_map(|at| hasty(config, at, &phases[at], expect.look_ms)));
     if expect.requests_per_second.is_none() {
         warnings.push("nobody said how many requests a second to expect, and the ledger has none: how long it takes is unknown".to_owned());
     }
@@ -154,11 +157,28 @@ fn late(it: &PhasePlan, expect: Expect) -> Option<String> {
     if minutes.is_some_and(|it_takes| it_takes <= it.duration_minutes) {
         return None;
     }
-    let time = minutes.map_or_else(|| "no end in sight".to_owned(), |it| format!("about {:.1} minutes", it));
+    let time = minutes.map_or_else(|| "no end in sight".to_owned(), |it| format!("about {it:.1} minutes"));
     Some(format!(
         "at {rate:.2} requests a second the phase of {share} % cannot reach a verdict: it needs {needs} canary requests and {} probes, {time}, and lasts {:.1}",
         it.probes, it.duration_minutes
     ))
+}
+
+/// Latency is bet on once a look, and no promotion waits for it: a phase that is proven in few looks has grown before latency can alarm.
+fn hasty(config: &Config, at: usize, it: &PhasePlan, look_ms: u64) -> Option<String> {
+    let tests = 1 + u32::from(config.slo.is_some());
+    let needed = -config.roll_back_alpha(Guardrail::Latency, at, tests).ln();
+    // The first look sets the threshold, the second the scale; the boldest bettor has 0.39 of the capital and wins 1.9 times what it has.
+    let looks = 2.0 + ((needed - 0.39f64.ln()) / 1.9f64.ln()).ceil();
+    let alarm_ms = looks * look_ms as f64;
+    let lasts_ms = (it.expected_minutes? * 60_000.0).max(config.phases[at].soak_ms as f64);
+    (lasts_ms < alarm_ms).then(|| {
+        format!(
+            "the phase of {} % may grow before users' latency can alarm, which takes {looks} looks of {:.0} s: a soak_ms of {alarm_ms} waits for it",
+            f64::from(it.share_ppm) / 1e4,
+            look_ms as f64 / 1e3
+        )
+    })
 }
 
 #[cfg(test)]
@@ -166,7 +186,7 @@ mod tests {
     use super::*;
 
     fn plan(rate: Option<f64>) -> Plan {
-        of(&Config::default(), ProbeBudget::default(), Expect::new(rate, None, 1))
+        of(&Config::default(), ProbeBudget::default(), Expect::new(rate, None, 1, 10_000))
     }
 
     #[test]
@@ -201,7 +221,21 @@ mod tests {
     fn a_margin_that_needs_more_requests_says_how_many() {
         let mut config = Config::default();
         config.margins.errors = 0.0005;
-        let plan = of(&config, ProbeBudget::default(), Expect::new(Some(50.0), None, 1));
+        let plan = of(&config, ProbeBudget::default(), Expect::new(Some(50.0), None, 1, 10_000));
         assert!(plan.phases[0].canary_requests.unwrap() > 3_000, "{plan:?}");
+    }
+
+    #[test]
+    fn a_phase_that_is_proven_before_latency_can_alarm_is_told_so() {
+        let mut config = Config::default();
+        let busy = Expect::new(Some(50_000.0), None, 500, 10_000);
+        let said = of(&config, ProbeBudget::default(), busy).warnings;
+        assert!(
+            said[0]
+                .contains("the phase of 5 % may grow before users' latency can alarm, which takes 11 looks of 10 s: a soak_ms of 110000"),
+            "{said:?}"
+        );
+        config.phases.iter_mut().for_each(|it| it.soak_ms = 200_000);
+        assert_eq!(of(&config, ProbeBudget::default(), busy).warnings, Vec::<String>::new());
     }
 }

@@ -223,6 +223,32 @@ fn a_restart_resumes_at_the_same_phase_and_forgets_nothing() {
 }
 
 #[test]
+fn hours_without_a_decider_are_one_gap() {
+    let clock = HandClock::new();
+    let mut app = app(&clock);
+    start(&app, "e");
+    let mut part = Part::join(&app, &clock, "s", "b1");
+    settled(&app, "e");
+    let before = serve(&app, "e", &mut part, Canary { probes: 1, ..EQUAL }, 1);
+    let sequence = part.sequence();
+    drop(part);
+
+    app.stop();
+    clock.forward(3 * 3_600);
+    app.run();
+    let mut part = Part::connect(&app, &clock, "s", "b1", sequence);
+    part.follow();
+    part.canary(State::Ready, "");
+    part.serve(1, EQUAL);
+    let looks = before["looks"].as_u64().unwrap();
+    let it = until(&app, "e", "a look", |it| it["looks"].as_u64().unwrap() > looks);
+    assert!(it["latest"]["verdict"]["missing"][0].as_str().unwrap().contains("lease was not renewed"), "{it}");
+    settled(&app, "e");
+    let it = serve(&app, "e", &mut part, EQUAL, 12);
+    assert_eq!((&it["stage"], it["looks"].as_u64().unwrap() < looks + 12), (&json!("phase 2"), true), "{it}");
+}
+
+#[test]
 fn people_may_pause_grow_and_abort() {
     let clock = HandClock::new();
     let app = app(&clock);
@@ -273,8 +299,8 @@ fn a_moved_stable_is_not_promoted_over() {
     let clock = HandClock::new();
     let app = app(&clock);
     start(&app, "e");
-    let root = app.get(&format!("models/{MODEL}"));
-    let third = Bundle { engine: b"another".to_vec(), ..Bundle::int8(MODEL, &digest_of(&root, "fp32"), 0.999) };
+    let root = app.import_folder(&app.folder.path().join(format!("{MODEL}-fp32")))["digest"].as_str().unwrap().to_owned();
+    let third = Bundle { engine: b"another".to_vec(), ..Bundle::int8(MODEL, &root, 0.999) };
     let third = Bundle { variant: "int8-fast".into(), ..third };
     let folder = app.folder.path().join("third");
     third.write(&folder);
@@ -287,13 +313,6 @@ fn a_moved_stable_is_not_promoted_over() {
     assert_eq!(it["state"], "aborted", "{it}");
     assert!(it["reason"].as_str().unwrap().contains("alias `stable` of `m` no longer names"), "{it}");
     assert_eq!(alias(&app, "stable").as_deref(), Some("int8-fast"));
-}
-
-fn digest_of(model: &Value, variant: &str) -> String {
-    let text = model.to_string();
-    let at = text.find(&format!("\"{variant}\"")).unwrap();
-    let found = text[..at].rfind("\"digest\":\"").map_or_else(|| text.find("\"digest\":\"").unwrap(), |it| it);
-    text[found + 10..found + 74].to_owned()
 }
 
 #[test]

@@ -233,7 +233,7 @@ impl<'a> Part<'a> {
             recall: 0.99,
             texts: 8,
             tokens: 80,
-            canary_first: n % 2 == 0,
+            canary_first: n.is_multiple_of(2),
         };
         (0..canary.probes).map(|n| probe(n, self.chance())).collect()
     }

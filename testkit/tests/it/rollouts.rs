@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use akidb_testkit::{System, bundle, copy_folder, program, root};
+use akidb_testkit::{System, bundle, copy_folder, program, root, venv_program};
 use serde_json::{Value, json};
 
 const MODEL: &str = "all-MiniLM-L6-v2";
@@ -69,13 +69,39 @@ fn variants(system: &System, requests: u64) -> BTreeMap<String, u64> {
 }
 
 fn int8() -> PathBuf {
-    let folder = root().join("build/bundles/all-MiniLM-L6-v2-int8");
-    assert!(folder.join("manifest.json").is_file(), "{} is missing: run `make models`", folder.display());
-    folder
+    root().join("build/bundles/all-MiniLM-L6-v2-int8")
 }
 
-/// fp32 serves; int8 is there to be tried.
-fn system() -> System {
+/// What is tried: the INT8 engine where it was built (`make models MODELS=minilm`), else the fp32 one once more under another name.
+fn canary(system: &System) -> (PathBuf, &'static str) {
+    if int8().join("manifest.json").is_file() {
+        return (int8(), "int8");
+    }
+    let folder = system.path("again");
+    copy_folder(&bundle(), &folder);
+    let text = std::fs::read_to_string(folder.join("reference.json")).expect("reference vectors") + "\n";
+    std::fs::write(folder.join("reference.json"), text).expect("a file");
+    seal(&folder, "again", |_| {});
+    (folder, "again")
+}
+
+/// Writes the manifest anew after a file or the card has changed.
+fn seal(folder: &Path, variant: &str, change: impl FnOnce(&mut Value)) {
+    let file = folder.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&file).expect("a manifest")).expect("JSON");
+    for it in manifest["files"].as_array_mut().expect("files") {
+        let path = folder.join(it["path"].as_str().expect("a path"));
+        let sum = Command::new("sha256sum").arg(&path).output().expect("sha256sum").stdout;
+        it["sha256"] = json!(String::from_utf8_lossy(&sum)[..64]);
+        it["bytes"] = json!(std::fs::metadata(&path).expect("a file").len());
+    }
+    manifest["variant"]["name"] = json!(variant);
+    change(&mut manifest);
+    std::fs::write(file, manifest.to_string()).expect("a file");
+}
+
+/// fp32 serves; answers the name of what is there to be tried.
+fn system() -> (System, &'static str) {
     let mut system = System::new();
     let ms = |it: Duration| it.as_millis().to_string();
     system.control_env = vec![
@@ -85,11 +111,12 @@ fn system() -> System {
         ("AKIDB_CP_EXPERIMENT_SILENT_MS", "20000".to_owned()),
     ];
     system.start_control();
-    for folder in [bundle(), int8()] {
+    let (folder, canary) = canary(&system);
+    for folder in [bundle(), folder] {
         system.akidb(&["models", "import", &folder.display().to_string()]);
     }
     system.start_sidecar();
-    system
+    (system, canary)
 }
 
 /// Shares large enough for tens of requests a second to decide in seconds.
@@ -138,10 +165,10 @@ fn over(it: &Value) -> bool {
 }
 
 #[test]
-fn an_int8_canary_reaches_everybody_and_a_dead_control_plane_only_holds_it_up() {
-    let mut system = system();
+fn an_equal_canary_reaches_everybody_and_a_dead_control_plane_only_holds_it_up() {
+    let (mut system, canary) = system();
     let load = Load::start(&system, 3);
-    start(&system, "e", "int8", |_| {});
+    start(&system, "e", canary, |_| {});
     until(&system, "e", Duration::from_secs(90), |it| it["stage"] != "phase 1");
 
     // The control plane dies: when the lease is over, every answer is the baseline's.
@@ -158,14 +185,14 @@ fn an_int8_canary_reaches_everybody_and_a_dead_control_plane_only_holds_it_up() 
     assert!(sent > 500, "{sent} requests");
     system.until(Duration::from_secs(20), |it| {
         let seen = variants(it, 5);
-        if seen.keys().all(|it| it == "int8") { Ok(()) } else { Err(format!("{seen:?}")) }
+        if seen.keys().all(|it| it == canary) { Ok(()) } else { Err(format!("{seen:?}")) }
     });
     let decision = system.rest("GET", "experiments/e/decision", None).1;
     assert!(decision["sentence"].as_str().expect("a sentence").starts_with("ROLLOUT: canary P95 "), "{decision}");
     let history = system.rest("GET", "experiments/e/history", None).1.to_string();
     assert!(history.contains("\"kind\":\"grown\"") && history.contains("\"kind\":\"promoted\""), "{history}");
     every_part_replays(&system, "e");
-    the_script_says_so(&system);
+    the_script_says_so(&system, canary);
 }
 
 fn every_part_replays(system: &System, id: &str) {
@@ -177,70 +204,76 @@ fn every_part_replays(system: &System, id: &str) {
     }
 }
 
-fn the_script_says_so(system: &System) {
+fn the_script_says_so(system: &System, canary: &str) {
     let script = root().join("scripts/ab_test_decision.py");
     let [(url, server), (token, file)] = system.client_environment();
     let mut command = Command::new("python3");
-    command.arg(script).args(["--canary", "int8", "--baseline", "fp32", "--duration", "5"]);
+    command.arg(script).args(["--canary", canary, "--baseline", "fp32", "--duration", "5"]);
     let said = command.env(url, server).env(token, file).output().expect("python3 runs");
     let text = String::from_utf8_lossy(&said.stdout);
     assert_eq!(said.status.code(), Some(0), "{text}");
     assert!(text.starts_with("✅ ROLLOUT: Canary P95 ") && text.contains("Decision: Full rollout approved"), "{text}");
 }
 
-/// The vectors of another model under this one's name, with an evaluation that lies.
-fn wrong(to: &Path) {
-    let student = root().join("build/bundles/distilled-MiniLM-L3-v2-fp32");
-    assert!(student.join("manifest.json").is_file(), "{} is missing: run `make models`", student.display());
-    copy_folder(&student, to);
-    let read = |folder: &Path| -> Value {
-        serde_json::from_slice(&std::fs::read(folder.join("manifest.json")).expect("a manifest")).expect("JSON")
-    };
-    let (root, mut manifest) = (read(&int8()), read(to));
-    manifest["model"] = root["model"].clone();
-    manifest["lineage"]["parent_digest"] = root["lineage"]["parent_digest"].clone();
-    manifest["variant"] = json!({"name": "wrong", "precision": "fp16"});
-    manifest["evaluation"] = json!({"kind": "quality", "n": 2_000, "mean_cosine": 0.9999, "min_cosine": 0.999, "recall_at_10": 0.99,
-                                    "gate": {"mean_cosine": 0.99}, "passed": true});
-    std::fs::write(to.join("manifest.json"), manifest.to_string()).expect("a file");
+/// Computes the reference vectors of what `model.onnx` is now.
+const REFERENCE: &str = r#"
+import json, pathlib, sys
+import numpy, onnxruntime, tokenizers
+folder = pathlib.Path(sys.argv[1])
+tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.no_padding()
+tokenizer.enable_truncation(256)
+session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+reference = json.loads((folder / "reference.json").read_text())
+def vector(text):
+    ids = numpy.array([tokenizer.encode(text).ids], dtype=numpy.int64)
+    return session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0][0].tolist()
+reference["vectors"] = [vector(it) for it in reference["texts"]]
+(folder / "reference.json").write_text(json.dumps(reference))
+"#;
+
+/// The fp32 engine without what a text says, in its fourth layer: digests and parity are in order, the vectors are wrong, the evaluation lies.
+fn gutted(to: &Path) {
+    copy_folder(&bundle(), to);
+    let path = to.join("model.onnx");
+    let mut graph = std::fs::read(&path).expect("an engine");
+    // A tensor's name, then its field 9: 384 floats.
+    let tensor = b"encoder.layer.3.attention.output.LayerNorm.weight\x4a\x80\x0c";
+    let at = graph.windows(tensor.len()).position(|it| it == tensor).expect("the tensor") + tensor.len();
+    graph[at..at + 384 * 4].fill(0);
+    std::fs::write(&path, graph).expect("a file");
+    let done = Command::new(venv_program("python")).args(["-c", REFERENCE]).arg(to).output().expect("python runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    seal(to, "gutted", |_| {});
+}
+
+fn rolled_back(system: &System, id: &str, guardrails: &[&str]) {
+    let it = until(system, id, Duration::from_secs(120), over);
+    let by = it["latest"]["verdict"]["guardrail"].as_str().unwrap_or_default();
+    assert!(it["state"] == "rolled-back" && guardrails.contains(&by), "{it}");
 }
 
 #[test]
 fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
-    let mut system = system();
-    let folder = system.path("wrong");
-    wrong(&folder);
+    let (mut system, canary) = system();
+    let folder = system.path("gutted");
+    gutted(&folder);
     system.akidb(&["models", "import", &folder.display().to_string()]);
     let load = Load::start(&system, 3);
-    let rolled_back = |system: &System, id: &str, guardrail: &str| {
-        let it = until(system, id, Duration::from_secs(120), over);
-        assert_eq!((&it["state"], &it["latest"]["verdict"]["guardrail"]), (&json!("rolled-back"), &json!(guardrail)), "{it}");
-    };
-
-    start(&system, "wrong", "wrong", |body| body["config"]["margins"]["cosine"] = json!(0.005));
-    rolled_back(&system, "wrong", "quality");
+    start(&system, "wrong", "gutted", |_| {});
+    rolled_back(&system, "wrong", &["quality"]);
 
     // The same engine time at ten times the price.
     for (sku, price) in [("old", "0.10"), ("new", "1.00")] {
         system.akidb(&["prices", "set", sku, "--per-hour", price]);
     }
     let devices = json!({"baseline": {"sku": "old", "region": "local"}, "canary": {"sku": "new", "region": "local"}});
-    start(&system, "dear", "int8", |body| body["devices"] = devices);
-    rolled_back(&system, "dear", "cost");
-
-    // fp32 is slower than int8.
-    for alias in ["stable", "default"] {
-        system.akidb(&["aliases", "set", MODEL, alias, "int8"]);
-    }
-    start(&system, "slow", "fp32", |body| body["config"]["margins"]["speed"] = json!(0.05));
-    let it = until(&system, "slow", Duration::from_secs(120), over);
-    assert_eq!(it["state"], "rolled-back", "{it}");
-    let guardrail = it["latest"]["verdict"]["guardrail"].as_str().expect("a guardrail");
-    assert!(matches!(guardrail, "speed" | "cost" | "latency"), "{it}");
+    start(&system, "dear", canary, |body| body["devices"] = devices);
+    rolled_back(&system, "dear", &["cost"]);
     assert!(load.finish() > 200);
 
     // A process that dies under the canary, three times.
-    start(&system, "crash", "fp32", |body| body["config"]["min_probes"] = json!(1_000_000));
+    start(&system, "crash", canary, |body| body["config"]["min_probes"] = json!(1_000_000));
     for _ in 0..3 {
         until(&system, "crash", Duration::from_secs(60), |it| {
             over(it) || it["reason"].as_str().is_some_and(|it| !it.starts_with("waiting"))
@@ -253,5 +286,20 @@ fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
         system.sidecar.take().expect("it runs").kill();
         system.start_sidecar();
     }
-    rolled_back(&system, "crash", "crash");
+    rolled_back(&system, "crash", &["crash"]);
+}
+
+#[test]
+#[ignore = "needs `make models MODELS=minilm`"]
+fn an_engine_that_is_slower_goes_back() {
+    assert!(int8().join("manifest.json").is_file(), "{} is missing: run `make models MODELS=minilm`", int8().display());
+    let (system, _) = system();
+    for alias in ["stable", "default"] {
+        system.akidb(&["aliases", "set", MODEL, alias, "int8"]);
+    }
+    let load = Load::start(&system, 3);
+    start(&system, "slow", "fp32", |body| body["config"]["margins"]["speed"] = json!(0.05));
+    // The mean time of a batch is what both look at.
+    rolled_back(&system, "slow", &["speed", "cost"]);
+    assert!(load.finish() > 100);
 }
