@@ -6,17 +6,24 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use akidb_testkit::{System, bundle, copy_folder, program, root, venv_program};
+use akidb_testkit::{System, bundle, copy_folder, program, reseal, root, twin, venv_program};
 use serde_json::{Value, json};
 
 const MODEL: &str = "all-MiniLM-L6-v2";
 /// A lease, and how long a sidecar without one may take to notice.
 const LEASE: Duration = Duration::from_secs(4);
+
+/// How long a stage, and a whole rollout, may take where many share the machine.
+const STAGE: Duration = Duration::from_secs(300);
+const ROLLOUT: Duration = Duration::from_secs(600);
+
+/// Two of these at once would share the device's time with each other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Clients that send different texts; every answer must be a 200.
 struct Load {
@@ -78,30 +85,13 @@ fn canary(system: &System) -> (PathBuf, &'static str) {
         return (int8(), "int8");
     }
     let folder = system.path("again");
-    copy_folder(&bundle(), &folder);
-    let text = std::fs::read_to_string(folder.join("reference.json")).expect("reference vectors") + "\n";
-    std::fs::write(folder.join("reference.json"), text).expect("a file");
-    seal(&folder, "again", |_| {});
+    twin(&folder, "again");
     (folder, "again")
 }
 
-/// Writes the manifest anew after a file or the card has changed.
-fn seal(folder: &Path, variant: &str, change: impl FnOnce(&mut Value)) {
-    let file = folder.join("manifest.json");
-    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&file).expect("a manifest")).expect("JSON");
-    for it in manifest["files"].as_array_mut().expect("files") {
-        let path = folder.join(it["path"].as_str().expect("a path"));
-        let sum = Command::new("sha256sum").arg(&path).output().expect("sha256sum").stdout;
-        it["sha256"] = json!(String::from_utf8_lossy(&sum)[..64]);
-        it["bytes"] = json!(std::fs::metadata(&path).expect("a file").len());
-    }
-    manifest["variant"]["name"] = json!(variant);
-    change(&mut manifest);
-    std::fs::write(file, manifest.to_string()).expect("a file");
-}
-
-/// fp32 serves; answers the name of what is there to be tried.
-fn system() -> (System, &'static str) {
+/// fp32 serves; answers the name of what is there to be tried, and what keeps other rollouts waiting.
+fn system() -> (System, &'static str, MutexGuard<'static, ()>) {
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut system = System::new();
     let ms = |it: Duration| it.as_millis().to_string();
     system.control_env = vec![
@@ -116,12 +106,12 @@ fn system() -> (System, &'static str) {
         system.akidb(&["models", "import", &folder.display().to_string()]);
     }
     system.start_sidecar();
-    (system, canary)
+    (system, canary, turn)
 }
 
 /// Shares large enough for tens of requests a second to decide in seconds.
 fn plan() -> Value {
-    let phase = |share_ppm: u32| json!({"share_ppm": share_ppm, "duration_ms": 300_000, "min_canary_requests": 20});
+    let phase = |share_ppm: u32| json!({"share_ppm": share_ppm, "duration_ms": 600_000, "min_canary_requests": 20});
     json!({
         "phases": [phase(250_000), phase(400_000), phase(500_000), phase(750_000)],
         "margins": {"errors": 0.3, "latency": 2.0, "speed": 0.2, "cost": 0.2, "cosine": 0.03, "recall": 0.4},
@@ -166,10 +156,10 @@ fn over(it: &Value) -> bool {
 
 #[test]
 fn an_equal_canary_reaches_everybody_and_a_dead_control_plane_only_holds_it_up() {
-    let (mut system, canary) = system();
+    let (mut system, canary, _turn) = system();
     let load = Load::start(&system, 3);
     start(&system, "e", canary, |_| {});
-    until(&system, "e", Duration::from_secs(90), |it| it["stage"] != "phase 1");
+    until(&system, "e", STAGE, |it| it["stage"] != "phase 1");
 
     // The control plane dies: when the lease is over, every answer is the baseline's.
     system.control.take().expect("it runs").kill();
@@ -179,7 +169,7 @@ fn an_equal_canary_reaches_everybody_and_a_dead_control_plane_only_holds_it_up()
     let back = experiment(&system, "e");
     assert_eq!((back["state"].as_str(), back["stage"] == "phase 1"), (Some("running"), false), "{back}");
 
-    let it = until(&system, "e", Duration::from_secs(150), over);
+    let it = until(&system, "e", ROLLOUT, over);
     assert_eq!(it["state"], "promoted", "{it}");
     let sent = load.finish();
     assert!(sent > 500, "{sent} requests");
@@ -244,18 +234,18 @@ fn gutted(to: &Path) {
     std::fs::write(&path, graph).expect("a file");
     let done = Command::new(venv_program("python")).args(["-c", REFERENCE]).arg(to).output().expect("python runs");
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    seal(to, "gutted", |_| {});
+    reseal(to, "gutted");
 }
 
 fn rolled_back(system: &System, id: &str, guardrails: &[&str]) {
-    let it = until(system, id, Duration::from_secs(120), over);
+    let it = until(system, id, STAGE, over);
     let by = it["latest"]["verdict"]["guardrail"].as_str().unwrap_or_default();
     assert!(it["state"] == "rolled-back" && guardrails.contains(&by), "{it}");
 }
 
 #[test]
 fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
-    let (mut system, canary) = system();
+    let (mut system, canary, _turn) = system();
     let folder = system.path("gutted");
     gutted(&folder);
     system.akidb(&["models", "import", &folder.display().to_string()]);
@@ -275,11 +265,9 @@ fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
     // A process that dies under the canary, three times.
     start(&system, "crash", canary, |body| body["config"]["min_probes"] = json!(1_000_000));
     for _ in 0..3 {
-        until(&system, "crash", Duration::from_secs(60), |it| {
-            over(it) || it["reason"].as_str().is_some_and(|it| !it.starts_with("waiting"))
-        });
+        until(&system, "crash", STAGE, |it| over(it) || it["reason"].as_str().is_some_and(|it| !it.starts_with("waiting")));
         let looks = experiment(&system, "crash")["looks"].as_u64().expect("looks");
-        until(&system, "crash", Duration::from_secs(60), |it| over(it) || it["looks"].as_u64() > Some(looks + 1));
+        until(&system, "crash", STAGE, |it| over(it) || it["looks"].as_u64() > Some(looks + 1));
         if over(&experiment(&system, "crash")) {
             break;
         }
@@ -293,7 +281,7 @@ fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
 #[ignore = "needs `make models MODELS=minilm`"]
 fn an_engine_that_is_slower_goes_back() {
     assert!(int8().join("manifest.json").is_file(), "{} is missing: run `make models MODELS=minilm`", int8().display());
-    let (system, _) = system();
+    let (system, _, _turn) = system();
     for alias in ["stable", "default"] {
         system.akidb(&["aliases", "set", MODEL, alias, "int8"]);
     }
