@@ -12,7 +12,9 @@ use crate::v1;
 fn sketches() -> impl Strategy<Value = Sketch> {
     prop::collection::vec(0..100_000_000_000u64, 0..20).prop_map(|values| {
         let mut sketch = Sketch::default();
-        values.into_iter().for_each(|it| sketch.record(it));
+        for value in values {
+            sketch.record(value);
+        }
         sketch
     })
 }

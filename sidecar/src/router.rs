@@ -260,5 +260,4 @@ fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
 }
 
 #[cfg(test)]
-#[path = "router_tests.rs"]
 mod tests;

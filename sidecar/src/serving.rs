@@ -2,6 +2,8 @@
 //! waiting. Enters: facts about variants. Leaves: the same, immutable. Never: an engine; the executor owns those.
 
 mod residence;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

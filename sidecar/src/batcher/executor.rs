@@ -103,27 +103,26 @@ impl Executor {
         self.queue.offer(Candidate { lane, pair, texts: batch.texts }, vectors, rand::random());
     }
 
-    /// Both engines on the same tensors, in random order.
+    /// Both engines on the same tensors, in random order. Each timed run comes right after one of the other engine: the one that will be second
+    /// runs once before, untimed, or the first would pay for caches and threads that had gone cold.
     fn probe(&mut self, candidate: Candidate) {
         fill(&mut self.tensors, &candidate.texts);
         let canary_first: bool = rand::random();
         let (lane, pair) = (candidate.lane.clone(), candidate.pair.clone());
+        let (first, second) = if canary_first { (pair.canary, pair.baseline) } else { (pair.baseline, pair.canary) };
         let from = Instant::now();
-        let (canary, baseline) = if canary_first {
-            let canary = self.timed(pair.canary);
-            (canary, self.timed(pair.baseline))
-        } else {
-            let baseline = self.timed(pair.baseline);
-            (self.timed(pair.canary), baseline)
-        };
+        let runs = self.timed(second).and_then(|_| Ok((self.timed(first)?, self.timed(second)?)));
         let at = Instant::now();
         let (model, variant, experiment) = (lane.model.clone(), pair.canary_variant.clone(), lane.experiment.clone());
         self.telemetry.observe(Observation::Overhead { cause: "probe", model, variant, experiment, from, to: at });
         self.metrics.overhead("probe", at - from);
         self.queue.probe_finished(&lane.experiment, at - from);
-        match (canary, baseline) {
-            (Ok(canary), Ok(baseline)) => self.judge.take(Ran { candidate, canary, baseline, canary_first, at }),
-            (Err(error), _) | (_, Err(error)) => {
+        match runs {
+            Ok((first, second)) => {
+                let (canary, baseline) = if canary_first { (first, second) } else { (second, first) };
+                self.judge.take(Ran { candidate, canary, baseline, canary_first, at });
+            }
+            Err(error) => {
                 self.metrics.probe("failed");
                 tracing::warn!(experiment = lane.experiment, %error, "a probe failed");
             }

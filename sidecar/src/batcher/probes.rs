@@ -1,5 +1,6 @@
 //! Paired probes: a production batch of an experiment, run once more on both its engines, same tensors, in random order, beside the
-//! requests. A probe costs both runs; the production run is not timed for it, since what ran before it differs from arm to arm.
+//! requests. A probe costs three runs, two of them timed, each right after one of the other engine; the production run is not timed for it, since what
+//! ran before it differs from arm to arm.
 //!
 //! Enters: batches that were answered, budgets. Leaves: engine times of the pair, how alike its vectors are, and whether they find the same
 //! neighbours. Never: a request that waits for its own probe, a probe while many wait or an engine is loaded, device time past the budget but for

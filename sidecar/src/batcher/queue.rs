@@ -1,6 +1,8 @@
 //! The work that waits. Behind a lock, not a channel: a client that leaves frees its place at once, also while the executor is inside a
 //! batch.
 //!
+//! long: one lock, and everything that may be done behind it.
+//!
 //! Enters: requests, engines, finished batches. Leaves: the executor's next step, answers. Never: a lock held while an engine runs.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -483,7 +485,7 @@ impl State {
                 pending.metrics.batch_wait.observe(now.saturating_duration_since(pending.submitted).as_secs_f64());
             }
             texts.push(std::mem::take(&mut pending.texts[item.text]));
-            probe = pending.probe.clone();
+            probe.clone_from(&pending.probe);
             if let Some(link) = &pending.trace {
                 links.entry(item.request).or_insert_with(|| link.clone());
             }

@@ -86,7 +86,7 @@ struct Rig {
     engine: EngineId,
     go: Sender<Result<(), String>>,
     batches: Arc<Mutex<Vec<TokenBatch>>>,
-    _observations: tokio::sync::mpsc::Receiver<crate::telemetry::Observation>,
+    observations: tokio::sync::mpsc::Receiver<crate::telemetry::Observation>,
 }
 
 impl Rig {
@@ -97,7 +97,7 @@ impl Rig {
         let ran = Arc::new(Mutex::new(Vec::new()));
         let stub = Stub { go: receiver, batches: ran.clone(), stopped: Arc::default(), interrupted: Arc::default() };
         let engine = batcher.install(Box::new(stub)).await;
-        Self { batcher, engine, go, batches: ran, _observations: observations }
+        Self { batcher, engine, go, batches: ran, observations }
     }
 
     fn work(&self, texts: &[&[u32]], timeout: Duration) -> Work {
@@ -341,4 +341,49 @@ async fn the_next_engine_of_a_variant_takes_its_budget_over() {
 
 fn family(bytes: u64) -> Family<'static> {
     Family { model: "m", variant: "fp32", bytes }
+}
+
+#[tokio::test]
+async fn a_probe_runs_both_engines_on_an_answered_batch_once_no_engine_is_loaded() {
+    let mut rig = Rig::start(BatcherConfig::default()).await;
+    let (ran, (go, receiver)) = (Arc::new(Mutex::new(Vec::new())), channel());
+    let (stopped, interrupted) = (Arc::default(), Arc::default());
+    let canary = rig.batcher.install(Box::new(Stub { go: receiver, batches: ran.clone(), stopped, interrupted })).await;
+    // Its engine never waits for the test.
+    drop(go);
+    let budget = akidb_domain::snapshot::ProbeBudget { device_ppm: 1_000_000, idle_ppm: 0, shed_queue_texts: 8 };
+    let pair = Arc::new(Pair { baseline: rig.engine, canary, canary_variant: "new".into(), budget });
+    let held = rig.batcher.hold_probes();
+    for id in 1..=150 {
+        rig.go.send(Ok(())).unwrap();
+        let mut work = rig.work(&[&[id, id]], Duration::from_secs(20));
+        work.lane = Arc::new(LaneId { experiment: "e".into(), phase: 1, ..LaneId::clone(&work.lane) });
+        work.probe = Some(pair.clone());
+        assert_eq!(rig.batcher.submit(work).await.unwrap().vectors, [[id as f32]]);
+    }
+    assert_eq!((rig.ran(), ran.lock().unwrap().len()), (150, 0), "an engine is being loaded");
+    // The baseline's runs of a probe: one or two, as the draw goes.
+    for _ in 0..2 {
+        rig.go.send(Ok(())).unwrap();
+    }
+    drop(held);
+    let (mut device, mut result) = (None, None);
+    while result.is_none() {
+        match tokio::time::timeout(Duration::from_secs(10), rig.observations.recv()).await.unwrap().unwrap() {
+            crate::telemetry::Observation::Overhead { cause, experiment, variant, from, to, .. } => {
+                device = Some((cause, experiment, variant, to - from));
+            }
+            crate::telemetry::Observation::Probe { result: it, .. } => result = Some(it),
+            _ => {}
+        }
+    }
+    let (result, (cause, experiment, variant, took)) = (result.unwrap(), device.unwrap());
+    assert_eq!((cause, experiment.as_str(), variant.as_str()), ("probe", "e", "new"));
+    assert_eq!((result.experiment.as_str(), result.phase, result.texts, result.tokens), ("e", 1, 1, 2));
+    assert!(took.as_nanos() as u64 >= result.canary_ns + result.baseline_ns);
+    let (baseline, canary) = (rig.batches.lock().unwrap().clone(), ran.lock().unwrap().clone());
+    let expected = if result.canary_first { (2, 1) } else { (1, 2) };
+    assert_eq!((baseline.len() - 150, canary.len()), expected, "the second one runs before, untimed");
+    assert!(baseline[150..].iter().chain(&canary).all(|it| *it == canary[0]), "the same tensors");
+    assert!(baseline[..150].contains(&canary[0]), "those of a request");
 }

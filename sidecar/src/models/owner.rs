@@ -120,11 +120,12 @@ impl Owner {
         self.publish();
     }
 
-    /// Held variants by priority: the default, pinned ones, other models' defaults, the rest.
+    /// Held variants and arms of experiments by priority: the default, pinned ones, other models' defaults, the rest.
     fn wanted(&self) -> Vec<(&PlannedModel, &PlannedVariant)> {
         let mut all: Vec<_> =
             self.plan.models.iter().flat_map(|(name, it)| it.variants.iter().map(move |variant| (name, it, variant))).collect();
-        all.retain(|(_, _, variant)| variant.hold && variant.choice.is_ok());
+        let is_arm = |model: &String, at: &VariantRef| self.plan.splits.get(model).is_some_and(|it| it.baseline == *at || it.canary == *at);
+        all.retain(|(model, _, variant)| (variant.hold || is_arm(model, &variant.at)) && variant.choice.is_ok());
         all.sort_by_key(|(name, model, it)| {
             let (ours, default) = (Some(*name) == self.plan.default_model.as_ref(), it.at == model.default);
             (!(ours && default), !it.pinned, !default, !ours)

@@ -132,7 +132,9 @@ fn a_lane_of_an_experiment_has_lengths_units_and_late_failures() {
     let now = bench.ns(1);
     let ends = [(10, 5, None), (16, 5, None), (17, 5, None), (300, 5, None), (0, 9, Some("deadline")), (0, 1, Some("queue_full"))];
     for (longest, millis, error) in ends.into_iter().chain([(0, 3, Some("cancelled")), (0, 3, Some("invalid"))]) {
-        in_arm(Arm::Canary, longest, millis, None, error).into_iter().for_each(|it| bench.aggregate.observe(it, now));
+        for fact in in_arm(Arm::Canary, longest, millis, None, error) {
+            bench.aggregate.observe(fact, now);
+        }
     }
     bench.aggregate.observe(request("a", "outside"), now);
     let window = bench.aggregate.cut(bench.ns(1_000), 0, false);
@@ -152,8 +154,9 @@ fn a_sticky_unit_counts_once_a_phase_over_all_windows() {
     bench.aggregate.follow(SnapshotVersion { epoch: 1, n: 1 }, std::slice::from_ref(&split));
     let mut second = |requests: &[(u64, u64, Option<&'static str>)], at: u64| {
         for (unit, millis, error) in requests {
-            let facts = in_arm(Arm::Control, 7, *millis, Some(*unit), *error);
-            facts.into_iter().for_each(|it| bench.aggregate.observe(it, bench.clock.unix_ns(bench.zero)));
+            for fact in in_arm(Arm::Control, 7, *millis, Some(*unit), *error) {
+                bench.aggregate.observe(fact, bench.clock.unix_ns(bench.zero));
+            }
         }
         let window = bench.aggregate.cut(bench.ns(at), 0, false);
         let lane = &window.lanes[0];

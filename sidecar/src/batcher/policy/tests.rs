@@ -310,3 +310,88 @@ proptest! {
         prop_assert!(last <= 100 + 2 * 512 / length as usize, "the modest app's 50th text was number {} of {}", last, order.len());
     }
 }
+
+/// Numbers for a simulation: Marsaglia's xorshift, any source will do.
+struct Random(u64);
+
+impl Random {
+    fn unit(&mut self) -> f64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Lanes of an experiment with 5 % in the canary and 5 % in control; the canary has an engine of its own.
+const CANARY: u32 = 0;
+const CONTROL: u32 = 1;
+const REST: u32 = 2;
+
+/// Mean latency in seconds of canary and control, one pair a second of virtual time, on a device that is busy for most of it.
+fn seconds_of_an_experiment(seed: u64, rate: f64, seconds: usize) -> (Vec<[f64; 2]>, f64) {
+    let engine_of = |lane: u32| EngineId(if lane == CANARY { 2 } else { 1 });
+    let (mut random, mut policy, start) = (Random(seed), Policy::new(BatcherConfig::default()), Instant::now());
+    let (mut now, mut next_arrival, mut busy) = (start, start, Duration::ZERO);
+    let mut came = HashMap::new();
+    let mut sums = vec![[(0.0, 0u32); 2]; seconds];
+    let end = start + Duration::from_secs(seconds as u64);
+    while now < end {
+        while next_arrival <= now {
+            let draw = random.unit();
+            let lane = if draw < 0.05 {
+                CANARY
+            } else if draw < 0.1 {
+                CONTROL
+            } else {
+                REST
+            };
+            let tokens = 4 + (random.unit() * random.unit() * 120.0) as u32;
+            let (request, deadline) = (came.len() as u64, next_arrival + Duration::from_secs(30));
+            came.insert(request, (next_arrival, lane));
+            let ask = Ask { request, lane, engine: engine_of(lane), app: String::new(), lengths: vec![tokens], deadline };
+            policy.push(next_arrival, ask);
+            next_arrival += Duration::from_secs_f64(-random.unit().max(1e-12).ln() / rate);
+        }
+        match policy.next(now) {
+            Next::Run(cut) => {
+                let took = Duration::from_micros(1_500 + 25 * padded(&cut));
+                now += took;
+                busy += took;
+                policy.finished(cut.engine, tokens(&cut), padded(&cut), took);
+                for item in &cut.items {
+                    let (at, lane) = came[&item.request];
+                    let second = (at - start).as_secs() as usize;
+                    if let Some(sum) = sums.get_mut(second).and_then(|it| it.get_mut(lane as usize)) {
+                        *sum = (sum.0 + (now - at).as_secs_f64(), sum.1 + 1);
+                    }
+                }
+            }
+            Next::WaitUntil(until) => now = until.min(next_arrival),
+            Next::Idle => now = next_arrival,
+        }
+    }
+    let mean = |(sum, count): (f64, u32)| sum / f64::from(count.max(1));
+    (sums.into_iter().map(|it| it.map(mean)).collect(), busy.as_secs_f64() / seconds as f64)
+}
+
+#[test]
+fn canary_and_control_meet_the_same_conditions() {
+    // An executor that never waits for more is busy all the time long before it is overloaded.
+    for (rate, utilisation) in [(100.0, 0.1..0.5), (700.0, 0.7..1.01)] {
+        let (seconds, busy) = seconds_of_an_experiment(42, rate, 200);
+        let differences: Vec<f64> = seconds.iter().map(|it| it[0] - it[1]).collect();
+        let count = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / count;
+        let variance = differences.iter().map(|it| (it - mean) * (it - mean)).sum::<f64>() / (count - 1.0);
+        let (error, usual) = ((variance / count).sqrt(), seconds.iter().map(|it| it[1]).sum::<f64>() / count);
+        println!(
+            "{rate}/s, busy {busy:.2}: difference {:.3} ms of {:.3} ms, standard error {:.3} ms",
+            mean * 1e3,
+            usual * 1e3,
+            error * 1e3
+        );
+        assert!(utilisation.contains(&busy), "busy {busy} at {rate}/s");
+        assert!(mean.abs() < 3.0 * error && error < 0.1 * usual, "{mean} s +- {error}, of {usual}");
+    }
+}

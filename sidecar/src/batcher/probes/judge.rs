@@ -75,7 +75,9 @@ impl Bench {
 
     fn learn(&mut self, experiment: &str, baseline: EngineId, vectors: Vec<Known>) {
         let reservoir = self.reservoir(experiment, baseline);
-        vectors.into_iter().for_each(|it| reservoir.add(it));
+        for vector in vectors {
+            reservoir.add(vector);
+        }
     }
 
     /// The vectors of another engine are no neighbours: it begins anew.
@@ -114,7 +116,9 @@ fn compare(ran: &Ran, reservoir: &mut Reservoir) -> Result<ProbeResult, &'static
     let cosine = pairs().map(|(canary, baseline)| cosine(canary, baseline)).sum::<f64>() / texts.len() as f64;
     let some = || texts.iter().zip(pairs()).step_by(texts.len().div_ceil(SAMPLE));
     let recalls: Vec<f64> = some().filter_map(|(ids, it)| reservoir.recall(text_hash(ids), it.0, it.1)).collect();
-    some().for_each(|(ids, it)| reservoir.add((text_hash(ids), it.1.to_vec())));
+    for (ids, (_, baseline)) in some() {
+        reservoir.add((text_hash(ids), baseline.to_vec()));
+    }
     if recalls.is_empty() {
         return Err("few");
     }

@@ -81,7 +81,9 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// To norm 1; false if it has no direction.
 fn normalize(vector: &mut [f32]) -> bool {
     let norm = dot(vector, vector).sqrt();
-    vector.iter_mut().for_each(|it| *it /= norm);
+    for it in vector.iter_mut() {
+        *it /= norm;
+    }
     norm > 0.0 && norm.is_finite()
 }
 
@@ -104,7 +106,9 @@ mod tests {
 
     fn circle(count: usize) -> Reservoir {
         let mut reservoir = Reservoir::default();
-        (0..count).for_each(|i| reservoir.add((i as u64, at(i as f32))));
+        for i in 0..count {
+            reservoir.add((i as u64, at(i as f32)));
+        }
         reservoir
     }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use akidb_domain::bundle::Manifest;
+use akidb_domain::sketch::Sketch;
 use akidb_domain::snapshot::{ProbeBudget, ServedArtifact, ServedFile, ServedVariant, Snapshot, TrafficSplit, VariantRef};
 use akidb_domain::vocabulary::{Arm, ExecutionProvider};
 use akidb_domain::window::{LaneUsage, ProbeResult, Window};
@@ -191,7 +192,7 @@ async fn arms_windows_and_leases_of_an_experiment_between_equals() {
     assert!(control.iter().chain(&rest).all(|it| it.lane.variant == "fp32"));
     for lanes in [&canary, &control, &rest] {
         assert!(sum(lanes, |it| it.requests) > 0 && sum(lanes, |it| it.units) == sum(lanes, |it| it.requests));
-        assert_eq!(sum(lanes, |it| it.latency_by_length.iter().map(|it| it.count()).sum()), sum(lanes, |it| it.requests));
+        assert_eq!(sum(lanes, |it| it.latency_by_length.iter().map(Sketch::count).sum()), sum(lanes, |it| it.requests));
         assert_eq!(sum(lanes, |it| it.late_failures + it.first_requests), 0);
     }
     let inside = [&canary, &control, &rest].iter().map(|it| sum(it, |it| it.requests)).sum::<u64>();
@@ -269,5 +270,75 @@ async fn an_int8_canary_is_faster_close_and_finds_the_same_neighbours() {
     println!("int8: cosine {cosine:.4}, recall {recall:.3}, time ratio {:.3}", time_ratio(&probes));
     assert!(cosine > 0.99 && recall > 0.85, "cosine {cosine}, recall {recall}");
     assert!(time_ratio(&probes) < 0.9, "{}", time_ratio(&probes));
+    running.sidecar.stop().await;
+}
+
+/// Mean latency of a lane in a window, ms; none where few requests say little.
+fn latency(window: &Window, arm: Arm) -> Option<f64> {
+    let lanes = lanes(std::slice::from_ref(window), arm);
+    let requests = sum(&lanes, |it| it.requests);
+    (requests >= 5).then(|| sum(&lanes, |it| it.latency.sum_ns) as f64 / requests as f64 / 1e6)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "loads the machine for two minutes"]
+async fn a_loaded_sidecar_treats_canary_and_control_alike_over_100_windows() {
+    let folder = tempfile::tempdir().unwrap();
+    let twin = Bundle::twin(&folder.path().join("twin"), "all-MiniLM-L6-v2", 2);
+    let mut canary = variant(&twin.folder, "twin");
+    canary.hold = false;
+    let running = Running::start(canary).await;
+    let mut second = experiment(2, variant(&twin.folder, "twin"));
+    (second.splits[0].canary_ppm, second.splits[0].control_ppm) = (300_000, 300_000);
+    second.splits[0].probe = Some(ProbeBudget::default());
+    running.plane.say(Out::Snapshot(second.into())).await;
+    running.lease(600_000, true).await;
+    let (base, until) = (running.sidecar.base.clone(), Instant::now() + Duration::from_secs(115));
+    let client = move |number: usize| {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        for round in 0.. {
+            if Instant::now() > until {
+                return;
+            }
+            let body = json!({ "text": texts(number * 1_000 + round)[0] });
+            assert_eq!(agent.post(format!("{base}/api/v1/embed")).send_json(&body).unwrap().status().as_u16(), 200);
+        }
+    };
+    let clients: Vec<_> = (0..8)
+        .map(|number| {
+            tokio::task::spawn_blocking({
+                let client = client.clone();
+                move || client(number)
+            })
+        })
+        .collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    let windows = running.windows();
+    let pairs: Vec<(f64, f64)> = windows.iter().filter_map(|it| Some((latency(it, Arm::Canary)?, latency(it, Arm::Control)?))).collect();
+    let count = pairs.len() as f64;
+    let mean = pairs.iter().map(|it| it.0 - it.1).sum::<f64>() / count;
+    let variance = pairs.iter().map(|it| (it.0 - it.1 - mean) * (it.0 - it.1 - mean)).sum::<f64>() / (count - 1.0);
+    let (error, usual) = ((variance / count).sqrt(), pairs.iter().map(|it| it.1).sum::<f64>() / count);
+    let engine = |arm| {
+        let lanes = lanes(&windows, arm);
+        sum(&lanes, |it| it.engine_ns) as f64 / sum(&lanes, |it| it.tokens) as f64
+    };
+    let overheads = windows.iter().flat_map(|it| &it.device.overheads).filter(|it| it.cause == "probe");
+    let probing =
+        overheads.map(|it| it.device_ns).sum::<u64>() as f64 / windows.iter().map(|it| it.end_ns - it.start_ns).sum::<u64>() as f64;
+    println!(
+        "{count} windows: canary - control {mean:.3} ms of {usual:.3} ms, standard error {error:.3} ms; engine ns a token {:.0} and {:.0}; {} probes, {:.2} % of the time, ratio {:.3}, {}",
+        engine(Arm::Canary),
+        engine(Arm::Control),
+        running.probes().len(),
+        probing * 100.0,
+        time_ratio(&running.probes()),
+        running.metrics()
+    );
+    assert!(count >= 100.0, "{count} windows");
+    assert!(mean.abs() < 3.0 * error, "{mean} ms +- {error} of {usual}");
+    assert!(probing < 0.021, "{probing}");
     running.sidecar.stop().await;
 }

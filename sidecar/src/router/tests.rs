@@ -1,47 +1,14 @@
 //! Arms of requests on a table with two variants; no engine runs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
 
 use akidb_domain::split::BUCKETS;
-use akidb_domain::vocabulary::{ExecutionProvider, Pooling, Precision};
 
 use super::*;
-use crate::batcher::Batcher;
-use crate::tokenizer::{Tokenizer, TokenizerPool};
-
-static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(|| {
-    let pool = TokenizerPool::start(1).unwrap();
-    Tokenizer::load(&akidb_testkit::bundle().join("tokenizer.json"), 256, &pool).unwrap()
-});
+use crate::serving::testing::variant;
 
 fn at(name: &str) -> VariantRef {
     VariantRef { version: "1".into(), variant: name.into() }
-}
-
-fn variant(name: &str) -> Variant {
-    let loaded = Loaded {
-        model: "m".into(),
-        version: "1".into(),
-        variant: name.into(),
-        precision: Precision::Fp32,
-        digest: format!("digest of {name}"),
-        provider: ExecutionProvider::Cpu,
-        fallback: false,
-        dimension: 384,
-        max_tokens: 256,
-        pooling: Pooling::Mean,
-        normalized: true,
-        embedding_space: "m".into(),
-        prompts: BTreeMap::new(),
-        tokenizer: TOKENIZER.clone(),
-        engine: Batcher::engine_of_test(if name == "base" { 1 } else { 2 }),
-        loaded_at_ns: 1,
-        residence: Arc::default(),
-    };
-    let (precision, digest) = (Precision::Fp32, loaded.digest.clone());
-    let (version, name, reason) = ("1".into(), name.into(), String::new());
-    Variant { version, name, precision, digest, state: VariantState::Ready, reason, loaded: Some(Arc::new(loaded)) }
 }
 
 fn split() -> TrafficSplit {
@@ -103,15 +70,15 @@ impl Bench {
         change(&mut self.serving.models.get_mut("m").unwrap().variants[1]);
     }
 
-    fn ask(&self, ask: Ask<'_>) -> Route {
-        route(&self.serving, &ask, &self.leases).unwrap()
+    fn ask(&self, ask: &Ask<'_>) -> Route {
+        route(&self.serving, ask, &self.leases).unwrap()
     }
 
     /// Arms, and the variants that serve them, of many draws.
     fn arms(&self, ask: &Ask<'_>) -> BTreeMap<(Arm, String), u32> {
         let mut arms = BTreeMap::new();
         for random in 0..4_000u64 {
-            let route = self.ask(Ask { random: random.wrapping_mul(0x9E37_79B9_7F4A_7C15), ..ask.clone() });
+            let route = self.ask(&Ask { random: random.wrapping_mul(0x9E37_79B9_7F4A_7C15), ..ask.clone() });
             assert_eq!(route.lane.variant, route.loaded.variant);
             let outside = route.lane.experiment.is_empty();
             assert!(outside || (route.lane.experiment == "e" && route.lane.phase == 3));
@@ -146,8 +113,8 @@ fn each_arm_is_served_by_its_variant() {
 fn a_burn_in_runs_the_baseline_in_every_arm_and_probes_nothing() {
     let bench = Bench::of(|it| it.burn_in = true);
     bench.check(&QUERY, &[(Arm::Baseline, "base"), (Arm::Control, "base"), (Arm::Canary, "base")]);
-    assert!(bench.ask(QUERY).probe.is_none());
-    let probed = Bench::new(split()).ask(QUERY).probe.unwrap();
+    assert!(bench.ask(&QUERY).probe.is_none());
+    let probed = Bench::new(split()).ask(&QUERY).probe.unwrap();
     assert_eq!((probed.baseline.variant.as_str(), probed.canary.variant.as_str()), ("base", "new"));
 }
 
@@ -203,7 +170,7 @@ fn a_canary_that_is_not_ready_here_as_meant_leaves_the_experiment() {
 #[test]
 fn a_sticky_unit_keeps_its_arm_and_one_without_a_key_is_drawn() {
     let bench = Bench::of(|it| it.sticky = true);
-    let user = |key: &[u8], random| bench.ask(Ask { sticky: Some(key), random, ..QUERY });
+    let user = |key: &[u8], random| bench.ask(&Ask { sticky: Some(key), random, ..QUERY });
     let mut met = BTreeSet::new();
     for key in (0..100u32).map(u32::to_le_bytes) {
         let first = user(&key, 0);
@@ -213,11 +180,11 @@ fn a_sticky_unit_keeps_its_arm_and_one_without_a_key_is_drawn() {
     assert_eq!(met.len(), 3);
     assert_ne!(user(b"a", 0).unit, user(b"b", 0).unit);
     assert_eq!(bench.arms(&QUERY).len(), 3);
-    assert!(bench.ask(QUERY).unit.is_none());
+    assert!(bench.ask(&QUERY).unit.is_none());
     // Where the unit is the request, a key is not looked at.
     let by_request = Bench::new(split());
     assert_eq!(by_request.arms(&Ask { sticky: Some(b"a"), ..QUERY }).len(), 3);
-    assert!(by_request.ask(Ask { sticky: Some(b"a"), ..QUERY }).unit.is_none());
+    assert!(by_request.ask(&Ask { sticky: Some(b"a"), ..QUERY }).unit.is_none());
 }
 
 #[test]
@@ -231,7 +198,7 @@ fn no_unit_leaves_the_canary_as_it_grows() {
     });
     for key in 0..2_000u32 {
         let key = format!("user-{key}");
-        let served = phases.each_ref().map(|bench| bench.ask(Ask { sticky: Some(key.as_bytes()), ..QUERY }).loaded.variant == "new");
+        let served = phases.each_ref().map(|bench| bench.ask(&Ask { sticky: Some(key.as_bytes()), ..QUERY }).loaded.variant == "new");
         assert!(served.is_sorted(), "{key}: {served:?}");
     }
 }
