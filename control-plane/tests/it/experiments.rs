@@ -249,6 +249,37 @@ fn hours_without_a_decider_are_one_gap() {
 }
 
 #[test]
+fn sticky_units_are_proven_on_the_baseline_first() {
+    let clock = HandClock::new();
+    let app = app(&clock);
+    let mut body = plan("e");
+    (body["config"]["unit"], body["config"]["burn_in_ms"]) = (json!("sticky"), json!(3 * LOOK * 1_000));
+    app.post("experiments", &body);
+    app.call("POST", "experiments/e/start", None).expect(200);
+    let mut part = Part::join(&app, &clock, "s", "b1");
+    settled(&app, "e");
+    let split = part.split.clone().unwrap();
+    assert!(split.burn_in && split.sticky && split.probe.is_none() && split.latency_threshold_s.is_empty(), "{split:?}");
+    assert_eq!((split.phase, split.canary_ppm, experiment(&app, "e")["share_ppm"].as_u64()), (0, 50_000, Some(0)));
+
+    serve(&app, "e", &mut part, EQUAL, 1);
+    part.follow();
+    let split = part.split.clone().unwrap();
+    assert_eq!((split.latency_threshold_s.len(), split.canary_latency_threshold_s.len()), (4, 4), "{split:?}");
+    assert_eq!(split.latency_threshold_s, split.canary_latency_threshold_s, "both arms run the baseline");
+    let it = serve(&app, "e", &mut part, EQUAL, 4);
+    assert_eq!((&it["stage"], &it["share_ppm"]), (&json!("phase 1"), &json!(50_000)), "{it}");
+
+    part.follow();
+    settled(&app, "e");
+    let split = part.split.clone().unwrap();
+    assert!(!split.burn_in && split.phase == 1 && split.probe.is_some(), "{split:?}");
+    assert!(split.canary_latency_threshold_s[0] > split.latency_threshold_s[0], "a margin higher: {split:?}");
+    let it = serve(&app, "e", &mut part, EQUAL, 12);
+    assert_eq!(it["stage"], "phase 2", "{it}");
+}
+
+#[test]
 fn people_may_pause_grow_and_abort() {
     let clock = HandClock::new();
     let app = app(&clock);

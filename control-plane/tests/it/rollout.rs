@@ -217,6 +217,9 @@ impl<'a> Part<'a> {
             errors: if errors > 0 { vec![v1::ErrorCount { code: "engine_failed".into(), count: errors }] } else { Vec::new() },
             latency_by_length: (0..4).map(|_| sketch(latency_ms * spread, requests / 4)).collect(),
             units: requests,
+            first_requests: requests,
+            first_failures: errors,
+            first_exceedances: requests / 20,
             late_failures: errors,
             ..v1::LaneUsage::default()
         }
