@@ -55,6 +55,9 @@ pub enum Command {
     /// What a device costs an hour.
     #[command(subcommand)]
     Prices(Prices),
+    /// Rollouts that decide by themselves.
+    #[command(subcommand)]
+    Experiments(Experiments),
     /// Bearer tokens.
     #[command(subcommand)]
     Tokens(Tokens),
@@ -200,6 +203,119 @@ pub enum Prices {
         #[arg(long, value_name = "TIME")]
         from: Option<String>,
     },
+}
+
+/// `akidb experiments`.
+#[derive(Debug, Subcommand)]
+#[expect(missing_docs, reason = "clap shows the lines below; fields are named after what they hold")]
+pub enum Experiments {
+    /// Create a draft.
+    Create(NewExperiment),
+    /// Say what an experiment would need and how long it would take; creates nothing. Exit code 1: it cannot reach a verdict in time.
+    Validate(NewExperiment),
+    /// Begin to split the traffic.
+    Start { id: String },
+    /// Keep the share, and decide nothing until it is resumed.
+    Pause {
+        id: String,
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Decide again.
+    Resume { id: String },
+    /// End it; all traffic is the baseline's again.
+    Abort {
+        id: String,
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Grow the share without proof: to the next phase, or to 100 % with --full.
+    Promote {
+        id: String,
+        #[arg(long)]
+        full: bool,
+    },
+    /// List experiments.
+    List {
+        /// Of this model only.
+        #[arg(long, value_parser = name)]
+        model: Option<String>,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Show an experiment with its newest verdict and evidence.
+    Show { id: String },
+    /// Show what happened, without single looks.
+    History {
+        id: String,
+        #[command(flatten)]
+        page: Page,
+    },
+    /// Follow an experiment to its end. Exit code 1: it was rolled back or aborted.
+    Watch { id: String },
+    /// Fetch a sealed decision record, for `akidb-control-plane replay`.
+    Record {
+        id: String,
+        /// From 1, one a stage; the newest without it.
+        #[arg(long)]
+        part: Option<u32>,
+        /// Where to write it; stdout without it.
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Print the split as an Istio VirtualService.
+    Routes {
+        id: String,
+        /// Service that the routes are of.
+        #[arg(long, default_value = "akidb-rest")]
+        host: String,
+        #[arg(long, default_value = "akidb")]
+        namespace: String,
+    },
+}
+
+/// `akidb experiments create` and `validate`.
+#[derive(Debug, Args)]
+pub struct NewExperiment {
+    /// Model.
+    #[arg(value_parser = name)]
+    pub model: String,
+    /// Variant on trial.
+    #[arg(long, value_parser = name)]
+    pub canary: String,
+    /// Version of it; that of `default` without it.
+    #[arg(long, value_parser = name)]
+    pub canary_version: Option<String>,
+    /// Variant compared with; what `stable` names without it.
+    #[arg(long, value_parser = name)]
+    pub baseline: Option<String>,
+    /// Version of it; that of `default` without it.
+    #[arg(long, value_parser = name)]
+    pub baseline_version: Option<String>,
+    /// Name of the experiment; made up without it.
+    #[arg(long, value_parser = name)]
+    pub id: Option<String>,
+    /// What it is about.
+    #[arg(long)]
+    pub title: Option<String>,
+    /// JSON file with any of unit, phases, margins, alpha, ...: see docs/EXPERIMENTS.md.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Only sidecars of these apps.
+    #[arg(long, value_delimiter = ',')]
+    pub apps: Vec<String>,
+    /// Apps whose index traffic takes part too.
+    #[arg(long, value_delimiter = ',')]
+    pub apps_all_traffic: Vec<String>,
+    /// Apps that agree to vectors of another space.
+    #[arg(long, value_delimiter = ',')]
+    pub apps_space_change: Vec<String>,
+    /// Expected requests a second over the fleet; what the ledger saw without it.
+    #[arg(long, value_name = "N")]
+    pub rate: Option<f64>,
+    /// Create it although it cannot reach a verdict in time.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `akidb tokens`.

@@ -68,16 +68,34 @@ impl Client {
 
     /// GET with query parameters; those without a value are left out.
     pub fn get(&self, path: &str, query: &[(&str, Option<String>)]) -> Result<Answer, Failure> {
-        let given = query.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_ref()?))));
-        let query = given.collect::<Vec<_>>().join("&");
-        let path = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
-        self.checked(self.run(self.request(Method::GET, &path), ())?)
+        self.checked(self.run(self.request(Method::GET, &with_query(path, query)), ())?)
     }
 
     /// POST of a JSON body.
     pub fn post(&self, path: &str, body: &Value) -> Result<Answer, Failure> {
         let request = self.request(Method::POST, path).header("content-type", "application/json");
         self.checked(self.run(request, body.to_string())?)
+    }
+
+    /// POST without a body, with query parameters.
+    pub fn step(&self, path: &str, query: &[(&str, Option<String>)]) -> Result<Answer, Failure> {
+        self.checked(self.run(self.request(Method::POST, &with_query(path, query)), ())?)
+    }
+
+    /// GET of server-sent events after the one with this id. They come for as long as the server likes.
+    pub fn events(&self, path: &str, after: Option<&str>) -> Result<impl Read + 'static, Failure> {
+        let mut request = self.request(Method::GET, path);
+        if let Some(after) = after {
+            request = request.header("last-event-id", after);
+        }
+        let request = request.body(()).map_err(|error| unwritable(&error))?;
+        let request = self.agent.configure_request(request).timeout_recv_body(None).build();
+        let response = self.agent.run(request).map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            Ok(response.into_body().into_reader())
+        } else {
+            Err(self.checked(response).err().unwrap_or_else(no_reason))
+        }
     }
 
     /// PUT of a JSON body with one further header (`if-match`, `if-none-match`).
@@ -156,6 +174,16 @@ impl Answer {
             Failure::Refused(format!("the server's answer is not what akidb {} expects: {error}", env!("CARGO_PKG_VERSION")))
         })
     }
+}
+
+fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
+    let given = query.iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_ref()?))));
+    let query = given.collect::<Vec<_>>().join("&");
+    if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") }
+}
+
+fn no_reason() -> Failure {
+    Failure::Refused("the server refused and gave no reason".to_owned())
 }
 
 fn unwritable(error: &ureq::http::Error) -> Failure {

@@ -4,6 +4,7 @@
 mod aliases;
 mod audit;
 mod costs;
+mod experiments;
 mod import;
 mod models;
 mod prices;
@@ -23,6 +24,7 @@ pub(crate) fn run(session: &Session, command: Command) -> Result<(), Failure> {
         Command::Models(it) => models::run(session, it),
         Command::Aliases(it) => aliases::run(session, it),
         Command::Prices(it) => prices::run(session, it),
+        Command::Experiments(it) => experiments::run(session, it),
         Command::Tokens(it) => tokens::run(session, it),
         Command::Sidecars(it) => sidecars::run(session, &it),
         Command::Costs(it) => costs::run(session, &it),

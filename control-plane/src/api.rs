@@ -11,6 +11,7 @@ pub(crate) mod audit;
 pub(crate) mod blobs;
 pub(crate) mod costs;
 pub(crate) mod error;
+pub(crate) mod experiments;
 pub(crate) mod extract;
 pub(crate) mod fleet;
 pub(crate) mod imports;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
+use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -60,6 +62,12 @@ pub(crate) struct ApiState {
     pub(crate) importer: Importer,
     pub(crate) connections: Connections,
     pub(crate) openapi: Arc<str>,
+    /// How long a lease lasts, as snapshots say.
+    pub(crate) lease_ms: u64,
+    /// How long a look is, for plans.
+    pub(crate) look_ms: u64,
+    /// Ends what would stream for ever.
+    pub(crate) stop: CancellationToken,
 }
 
 impl ApiState {
@@ -104,6 +112,19 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(fleet::list))
         .routes(routes!(fleet::get))
         .routes(routes!(fleet::snapshot))
+        .routes(routes!(experiments::list, experiments::create))
+        .routes(routes!(experiments::validate))
+        .routes(routes!(experiments::get))
+        .routes(routes!(experiments::steps::start))
+        .routes(routes!(experiments::steps::pause))
+        .routes(routes!(experiments::steps::resume))
+        .routes(routes!(experiments::steps::abort))
+        .routes(routes!(experiments::steps::promote))
+        .routes(routes!(experiments::decision::decision))
+        .routes(routes!(experiments::decision::record))
+        .routes(routes!(experiments::events::history))
+        .routes(routes!(experiments::events::events))
+        .routes(routes!(experiments::mesh::routes))
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::delete))
         .routes(routes!(audit::list))

@@ -20,9 +20,11 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::db::{Db, imports, meta};
+use crate::decider::Decider;
 use crate::grpc::connections::Connections;
 use crate::grpc::{self, FleetService};
 use crate::import::Importer;
+use crate::leases;
 use crate::metrics::Metrics;
 use crate::publisher::{Notifier, Published, Publisher};
 use crate::retention::Retention;
@@ -38,6 +40,7 @@ pub struct App {
     api: ApiState,
     fleet: FleetService,
     publisher: Publisher,
+    decider: Decider,
     retention: Retention,
     stop: CancellationToken,
 }
@@ -61,10 +64,22 @@ impl App {
             clock: clock.clone(),
             metrics: metrics.clone(),
             debounce: config.snapshot_debounce,
+            lease: config.experiments.lease,
             notifier: notifier.clone(),
             published: newest,
         };
         publisher.publish().await?;
+        let (renewer, renewals) = leases::channel(config.experiments.lease);
+        let decider = Decider {
+            db: db.clone(),
+            clock: clock.clone(),
+            notifier: notifier.clone(),
+            metrics: metrics.clone(),
+            connections: connections.clone(),
+            config: config.experiments,
+            leases: renewer,
+            since_ns: clock.now_ns(),
+        };
         let fleet = FleetService {
             db: db.clone(),
             access: access.clone(),
@@ -72,15 +87,32 @@ impl App {
             metrics: metrics.clone(),
             connections: connections.clone(),
             published: snapshots,
+            renewals,
             stop: stop.child_token(),
             keep_marks: config.retention.sidecars,
         };
-        let retention = Retention { db: db.clone(), clock: clock.clone(), keep: config.retention };
+        let retention =
+            Retention { db: db.clone(), clock: clock.clone(), keep: config.retention, experiment_windows: config.experiments.windows };
         let openapi = api::openapi()?.into();
-        let api = ApiState { db: db.clone(), access, clock, notifier, metrics, blobs, importer, connections, openapi };
+        let lease_ms = config.experiments.lease.as_millis() as u64;
+        let (look_ms, until) = (config.experiments.look.as_millis() as u64, stop.child_token());
+        let api = ApiState {
+            db: db.clone(),
+            access,
+            clock,
+            notifier,
+            metrics,
+            blobs,
+            importer,
+            connections,
+            openapi,
+            lease_ms,
+            look_ms,
+            stop: until,
+        };
         let rest = bind(config.listen_rest).await?;
         let grpc = bind(config.listen_grpc).await?;
-        Ok(Self { config, data_dir, rest, grpc, db, api, fleet, publisher, retention, stop })
+        Ok(Self { config, data_dir, rest, grpc, db, api, fleet, publisher, decider, retention, stop })
     }
 
     /// Where REST is answered.
@@ -95,10 +127,11 @@ impl App {
 
     /// Serves until `shutdown`, then drains for at most the configured time.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let Self { config, data_dir, rest, grpc, db, api, fleet, publisher, retention, stop } = self;
+        let Self { config, data_dir, rest, grpc, db, api, fleet, publisher, decider, retention, stop } = self;
         tracing::info!(rest = %rest.local_addr()?, grpc = %grpc.local_addr()?, data_dir = %data_dir.path().display(), "control plane is up");
         let (tasks, imports) = (TaskTracker::new(), api.importer.tasks.clone());
         tasks.spawn(publisher.run(stop.child_token()));
+        tasks.spawn(decider.run(stop.child_token()));
         tasks.spawn(retention.run(stop.child_token()));
         let mut serving = tasks.spawn(serve(rest, grpc, api, fleet, stop.clone()));
         let early = tokio::select! {

@@ -32,6 +32,8 @@ pub(crate) enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Decide again from a decision record (`GET /api/v1/experiments/{id}/decision/record`); exit code 1 names the first difference.
+    Replay { record: PathBuf },
     /// Make a token and print it.
     #[command(subcommand)]
     Token(TokenCommand),

@@ -6,7 +6,7 @@ use akidb_domain::snapshot::SnapshotVersion;
 use serde_json::Value;
 
 use crate::db::audit::{self, Entry};
-use crate::db::{self, Conn, Db, Tx, meta};
+use crate::db::{self, Conn, Db, Tx, events, meta};
 use crate::publisher::Notifier;
 
 /// Who acts, as the audit log names it.
@@ -17,6 +17,11 @@ impl Actor {
     /// The program itself.
     pub(crate) fn system() -> Self {
         Self("system".to_owned())
+    }
+
+    /// What decides rollouts.
+    pub(crate) fn decider() -> Self {
+        Self("decider".to_owned())
     }
 
     /// Whoever runs commands on this machine.
@@ -33,12 +38,13 @@ pub(crate) struct Change {
     /// When, Unix ms.
     pub(crate) at: i64,
     visible: bool,
+    told: bool,
     notifier: Notifier,
 }
 
 impl Change {
     pub(crate) async fn begin(db: &Db, notifier: &Notifier, actor: Actor, at: i64) -> Result<Self, db::Error> {
-        Ok(Self { tx: db.begin().await?, actor, at, visible: false, notifier: notifier.clone() })
+        Ok(Self { tx: db.begin().await?, actor, at, visible: false, told: false, notifier: notifier.clone() })
     }
 
     /// The connection that holds the write lock.
@@ -50,6 +56,12 @@ impl Change {
     pub(crate) async fn audit(&mut self, action: &str, subject: &str, detail: Value) -> Result<(), db::Error> {
         let entry = Entry { at: self.at, actor: &self.actor.0, action, subject, detail: &detail };
         audit::append(&mut self.tx, entry).await
+    }
+
+    /// Writes down what happened to an experiment, for whoever follows it.
+    pub(crate) async fn event(&mut self, experiment: &str, kind: &str, detail: &Value) -> Result<(), db::Error> {
+        self.told = true;
+        events::append(&mut self.tx, experiment, kind, &self.actor.0, detail, self.at).await
     }
 
     /// A sidecar could see this change.
@@ -66,6 +78,9 @@ impl Change {
         self.tx.commit().await?;
         if self.visible {
             self.notifier.changed();
+        }
+        if self.told {
+            self.notifier.told();
         }
         Ok(version)
     }

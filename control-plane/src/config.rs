@@ -30,6 +30,8 @@ pub struct Config {
     pub snapshot_debounce: Duration,
     /// What is kept for how long.
     pub retention: Retention,
+    /// How experiments are decided.
+    pub experiments: Experiments,
     /// `admin_token_file`, default `<data_dir>/admin-token`: where the first start leaves a token.
     pub admin_token_file: PathBuf,
     /// `log_format`, `text` (default) or `json`.
@@ -47,6 +49,25 @@ pub struct Retention {
     pub windows: Duration,
     /// `sidecar_retention_days`, default 30: sidecars not seen, their boots and gaps, finished imports, revoked tokens.
     pub sidecars: Duration,
+}
+
+/// How experiments are decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Experiments {
+    /// `experiment_look_ms`, default 10,000: the stretch of telemetry that a look takes.
+    pub look: Duration,
+    /// `experiment_tick_ms`, default 1,000: how often it is asked whether a look is due.
+    pub tick: Duration,
+    /// `experiment_lease_ms`, default 30,000: a sidecar that hears nothing for so long goes back to the baseline. Renewed six times as often.
+    pub lease: Duration,
+    /// `experiment_silent_ms`, default 30,000: how long a look waits for windows before their sidecar counts as silent.
+    pub silent_after: Duration,
+    /// `experiment_lost_ms`, default 300,000: a silent sidecar that is not connected for so long counts as lost and no longer takes part.
+    pub lost_after: Duration,
+    /// `experiment_prepare_ms`, default 600,000: how long the first look waits for sidecars to load the canary.
+    pub prepare_within: Duration,
+    /// `experiment_window_retention_hours`, default 24: windows of experiments that looks were taken of.
+    pub windows: Duration,
 }
 
 /// How log lines look.
@@ -73,6 +94,13 @@ const KEYS: &[&str] = &[
     "s3_region",
     "s3_path_style",
     "snapshot_debounce_ms",
+    "experiment_look_ms",
+    "experiment_tick_ms",
+    "experiment_lease_ms",
+    "experiment_silent_ms",
+    "experiment_lost_ms",
+    "experiment_prepare_ms",
+    "experiment_window_retention_hours",
     "window_retention_days",
     "sidecar_retention_days",
     "admin_token_file",
@@ -116,6 +144,7 @@ impl Config {
                 windows: days(reader.within("window_retention_days", 7, 1, 3_650)),
                 sidecars: days(reader.within("sidecar_retention_days", 30, 1, 3_650)),
             },
+            experiments: reader.experiments(),
             admin_token_file: reader.get("admin_token_file", data_dir.join("admin-token")),
             log_format: reader.get("log_format", LogFormat::Text),
             shutdown_deadline: Duration::from_millis(reader.within("shutdown_deadline_ms", 10_000, 100, 600_000)),
@@ -159,6 +188,15 @@ impl Reader<'_> {
             self.problems.push(format!("`{key}`: {value} is not in {least}..={most}"));
         }
         value.clamp(least, most)
+    }
+
+    fn experiments(&mut self) -> Experiments {
+        let mut ms = |key, default, least| Duration::from_millis(self.within(key, default, least, 86_400_000));
+        let (look, tick) = (ms("experiment_look_ms", 10_000, 1_000), ms("experiment_tick_ms", 1_000, 10));
+        let (lease, silent_after) = (ms("experiment_lease_ms", 30_000, 1_000), ms("experiment_silent_ms", 30_000, 1_000));
+        let (lost_after, prepare_within) = (ms("experiment_lost_ms", 300_000, 1_000), ms("experiment_prepare_ms", 600_000, 1_000));
+        let windows = Duration::from_secs(3_600 * self.within("experiment_window_retention_hours", 24, 1, 24 * 365));
+        Experiments { look, tick, lease, silent_after, lost_after, prepare_within, windows }
     }
 
     fn artifact_store(&mut self, text: &str, data_dir: &Path) -> ObjectUri {

@@ -25,6 +25,7 @@ use self::connections::Connections;
 use crate::access::{Access, AccessError, Caller};
 use crate::clock::Clock;
 use crate::db::{self, Db};
+use crate::leases::Renewals;
 use crate::metrics::Metrics;
 use crate::publisher::Published;
 
@@ -51,6 +52,7 @@ pub(crate) struct FleetService {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) connections: Connections,
     pub(crate) published: tokio::sync::watch::Receiver<Arc<Published>>,
+    pub(crate) renewals: Renewals,
     pub(crate) stop: CancellationToken,
     /// How long the marks of a sidecar outlive its last word.
     pub(crate) keep_marks: Duration,

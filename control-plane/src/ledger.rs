@@ -5,6 +5,7 @@
 
 pub(crate) mod book;
 pub(crate) mod check;
+pub(crate) mod lanes;
 
 use akidb_domain::cost::{Price, allocate, divide, spend};
 use akidb_domain::window::{LaneUsage, Window};

@@ -10,6 +10,8 @@
 //! - `import`, `blobs`: bundles come in, files are kept by their digest
 //! - `catalog`: the rules of models, artifacts and aliases; `change`: one audited transaction
 //! - `ledger`: windows become money, exactly once
+//! - `experiments`: the rules of rollouts; `decider`: looks, verdicts and what follows; `leases`: how long a canary may go on; [`replay`]: a
+//!   decision once more
 //! - `db`: the only room that speaks SQL
 //! - `retention`, [`backup`]: what is deleted, what is kept elsewhere
 //! - `metrics`: every metric's name; [`logs`], [`signals`], [`token`]: what the program around it needs
@@ -25,12 +27,16 @@ pub mod clock;
 pub mod config;
 mod data_dir;
 mod db;
+mod decider;
+mod experiments;
 mod grpc;
 mod import;
+mod leases;
 mod ledger;
 pub mod logs;
 mod metrics;
 mod publisher;
+pub mod replay;
 mod retention;
 pub mod signals;
 pub mod token;

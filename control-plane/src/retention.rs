@@ -16,6 +16,7 @@ pub(crate) struct Retention {
     pub(crate) db: Db,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) keep: config::Retention,
+    pub(crate) experiment_windows: Duration,
 }
 
 impl Retention {
@@ -39,6 +40,14 @@ impl Retention {
         loop {
             let mut tx = self.db.begin().await?;
             let gone = maintenance::delete_windows(&mut tx, before(self.keep.windows)).await?;
+            tx.commit().await?;
+            if gone == 0 {
+                break;
+            }
+        }
+        loop {
+            let mut tx = self.db.begin().await?;
+            let gone = maintenance::delete_lanes(&mut tx, before(self.experiment_windows)).await?;
             tx.commit().await?;
             if gone == 0 {
                 break;
@@ -95,7 +104,7 @@ mod tests {
         tx.commit().await.unwrap();
         let days = |n: u64| Duration::from_secs(n * 86_400);
         let keep = config::Retention { windows: days(7), sidecars: days(30) };
-        Retention { db: db.clone(), clock: Arc::new(Stopped(40 * DAY_MS)), keep }.once().await.unwrap();
+        Retention { db: db.clone(), clock: Arc::new(Stopped(40 * DAY_MS)), keep, experiment_windows: days(1) }.once().await.unwrap();
         let mut conn = db.reader().await.unwrap();
         let left = windows::unpriced(&mut conn, "cpu", "local", 0, ("", 0), 10).await.unwrap();
         assert_eq!(left.iter().map(|it| it.boot_id.as_str()).collect::<Vec<_>>(), ["new"]);

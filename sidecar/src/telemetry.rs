@@ -1,11 +1,12 @@
 //! What happened, counted: observations in, windows out to the spool, and the cost meter behind `/api/v1/cost-per-request`.
 //!
-//! Enters: [`Observation`]s from the executor and the HTTP room. Leaves: windows on disk, figures on request. Never: a request held up;
+//! Enters: [`Observation`]s from executors and the HTTP room. Leaves: windows on disk, figures on request. Never: a request held up;
 //! a full channel drops the observation and counts it.
 //!
 //! Rooms, in reading order:
 //! - [`observation`]: the facts that other rooms tell
 //! - [`report`]: the figures they may ask for
+//! - [`busy`]: which of the device's time is credited; pure
 //! - [`aggregate`]: from observations to windows; pure
 //! - [`units`]: which units an experiment has met; pure
 //! - [`meter`]: what they cost; pure
@@ -13,6 +14,7 @@
 //! - [`spool`]: windows on disk until the control plane has them, on [`segments`]
 
 pub mod aggregate;
+pub mod busy;
 pub mod meter;
 pub mod observation;
 pub mod recorder;

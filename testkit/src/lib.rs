@@ -11,6 +11,9 @@ mod system;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::{Value, json};
 
 pub use process::{Process, program};
 pub use s3::S3Server;
@@ -47,6 +50,28 @@ pub fn venv_program(name: &str) -> PathBuf {
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port on loopback");
     listener.local_addr().expect("its address").port()
+}
+
+/// Writes a bundle's manifest anew after a file of it has changed: digests, sizes, and the variant's name.
+pub fn reseal(folder: &Path, variant: &str) {
+    let file = folder.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&file).expect("a manifest")).expect("JSON");
+    for it in manifest["files"].as_array_mut().expect("files") {
+        let path = folder.join(it["path"].as_str().expect("a path"));
+        let sum = Command::new("sha256sum").arg(&path).output().expect("sha256sum").stdout;
+        it["sha256"] = json!(String::from_utf8_lossy(&sum)[..64]);
+        it["bytes"] = json!(std::fs::metadata(&path).expect("a file").len());
+    }
+    manifest["variant"]["name"] = json!(variant);
+    std::fs::write(file, manifest.to_string()).expect("a file");
+}
+
+/// The fp32 bundle once more under another name, with a digest of its own.
+pub fn twin(to: &Path, variant: &str) {
+    copy_folder(&bundle(), to);
+    let text = std::fs::read_to_string(to.join("reference.json")).expect("reference vectors") + "\n";
+    std::fs::write(to.join("reference.json"), text).expect("a file");
+    reseal(to, variant);
 }
 
 /// Copies a bundle (a folder without sub-folders), so that a test may spoil it.

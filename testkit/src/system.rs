@@ -127,16 +127,33 @@ onnxruntime = "{}"
 
     /// Runs the command line with `--json` as the first administrator.
     pub fn akidb(&self, arguments: &[&str]) -> Value {
-        let done = Command::new(program("akidb"))
-            .arg("--json")
-            .args(arguments)
-            .env("AKIDB_SERVER", format!("http://127.0.0.1:{}", self.rest))
-            .env("AKIDB_TOKEN_FILE", self.path("control-plane/admin-token"))
-            .output()
-            .expect("the command line runs");
-        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        assert!(done.status.success(), "akidb {arguments:?}: {err}");
+        let out = self.akidb_plain(&[&["--json"], arguments].concat());
         serde_json::from_str(&out).unwrap_or_else(|e| panic!("akidb {arguments:?} printed `{out}`: {e}"))
+    }
+
+    /// Runs the command line as the first administrator; what it printed.
+    pub fn akidb_plain(&self, arguments: &[&str]) -> String {
+        let done = Command::new(program("akidb")).args(arguments).envs(self.client_environment()).output().expect("the command line runs");
+        assert!(done.status.success(), "akidb {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// Server and token of the first administrator, as clients read them.
+    pub fn client_environment(&self) -> [(&'static str, String); 2] {
+        let token = self.path("control-plane/admin-token").display().to_string();
+        [("AKIDB_SERVER", format!("http://127.0.0.1:{}", self.rest)), ("AKIDB_TOKEN_FILE", token)]
+    }
+
+    /// A call of the admin REST API as the first administrator: status and body.
+    pub fn rest(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let token = std::fs::read_to_string(self.path("control-plane/admin-token")).expect("the admin token");
+        let request = ureq::http::Request::builder().method(method).uri(format!("http://127.0.0.1:{}/api/v1/{path}", self.rest));
+        let request = request.header("authorization", format!("Bearer {}", token.trim())).header("content-type", "application/json");
+        let sent = match body {
+            Some(body) => agent().run(request.body(body.to_string()).expect("a request")),
+            None => agent().run(request.body(()).expect("a request")),
+        };
+        read(sent.unwrap_or_else(|e| panic!("{method} {path}: {e}")))
     }
 
     /// GET of a path of the sidecar's API: status and body.

@@ -2,7 +2,7 @@
 
 mod control_plane;
 
-use akidb_testkit::{bundle, copy_folder, free_port};
+use akidb_testkit::{bundle, copy_folder, free_port, twin};
 use control_plane::{Akidb, ControlPlane};
 
 const MODEL: &str = "all-MiniLM-L6-v2";
@@ -191,4 +191,52 @@ fn an_absent_server_and_an_absent_token_are_told_apart() {
     refused(&call(&["models", "list", "--token-file", "/no/such/file"]).run(), 2, &["--token-file `/no/such/file` cannot be read"]);
     assert_eq!(call(&["models", "liszt"]).run().code, 2);
     assert_eq!(call(&["--help"]).run().code, 0);
+}
+
+#[test]
+fn an_experiment_is_made_followed_and_ended() {
+    let server = ControlPlane::start();
+    let folder = tempfile::tempdir().unwrap();
+    twin(folder.path(), "again");
+    for path in [bundle(), folder.path().to_owned()] {
+        server.ok(&["models", "import", path.to_str().unwrap()]);
+    }
+    let quiet = ["experiments", "validate", MODEL, "--canary", "again", "--rate", "0.01"];
+    let done = server.akidb(&quiet);
+    assert!(done.code == 1 && done.out.contains("requests 0.01 a second (given)") && done.out.contains("PROBES"), "{done:?}");
+    refused(&done, 1, &["at 0.01 requests a second the phase of 5 % cannot reach a verdict"]);
+    refused(&server.akidb(&["experiments", "create", MODEL, "--canary", "again", "--rate", "0.01"]), 1, &["send `force`", "HTTP 422"]);
+    refused(&server.akidb(&["experiments", "create", MODEL, "--canary", "again", "--config", "/nowhere"]), 2, &["--config `/nowhere`"]);
+
+    let config = folder.path().join("plan.json");
+    std::fs::write(&config, r#"{"alpha": 0.01, "margins": {"errors": 0.02}}"#).unwrap();
+    let create = ["experiments", "create", MODEL, "--canary", "again", "--id", "e", "--rate", "50", "--config", config.to_str().unwrap()];
+    let said = server.ok(&create);
+    assert!(said.starts_with("e is draft, phase 1 of 4 phases, 0 %") && said.contains("akidb experiments start e"), "{said}");
+    assert_eq!(server.json(&["experiments", "list", "--model", MODEL])["experiments"][0]["config"]["alpha"], 0.01);
+    let said = server.ok(&["experiments", "start", "e"]);
+    assert!(said.starts_with("e is running, phase 1 of 4 phases, 5 %"), "{said}");
+    assert!(server.ok(&["experiments", "list"]).contains("1/again"));
+    assert!(server.ok(&["experiments", "show", "e"]).contains("all-MiniLM-L6-v2: 1/again against 1/fp32"));
+    assert!(server.ok(&["experiments", "pause", "e", "--reason", "a holiday"]).contains("paused by hand: a holiday"));
+    server.ok(&["experiments", "resume", "e"]);
+    assert!(server.ok(&["experiments", "promote", "e"]).contains("25 %: promoted to 25 % by hand"));
+    let routes = server.ok(&["experiments", "routes", "e", "--host", "shop"]);
+    assert!(routes.contains("kind: VirtualService") && routes.contains("weight: 25"), "{routes}");
+    let record = folder.path().join("record.json");
+    server.ok(&["experiments", "record", "e", "--part", "1", "--output", record.to_str().unwrap()]);
+    assert!(std::fs::read_to_string(&record).unwrap().starts_with("{\"sha256\":\""));
+
+    let followed = std::thread::scope(|scope| {
+        let follower = scope.spawn(|| server.akidb(&["experiments", "watch", "e"]));
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        server.ok(&["experiments", "abort", "e", "--reason", "enough"]);
+        follower.join().unwrap()
+    });
+    refused(&followed, 1, &["experiment `e` ended: aborted"]);
+    for part in [" created", " started", " paused: paused by hand: a holiday", " aborted: aborted by hand: enough"] {
+        assert!(followed.out.contains(part), "`{part}` is not in {followed:?}");
+    }
+    assert!(server.ok(&["experiments", "history", "e"]).contains("aborted by hand: enough"));
+    refused(&server.akidb(&["experiments", "start", "e"]), 1, &["only one that is draft takes `start`"]);
 }

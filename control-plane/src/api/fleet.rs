@@ -73,6 +73,8 @@ pub(crate) struct SidecarDetail {
 pub(crate) struct SnapshotQuery {
     sku: Option<String>,
     region: Option<String>,
+    /// App of the sidecar: experiments may be of some apps only.
+    app: Option<String>,
 }
 
 impl SidecarView {
@@ -141,7 +143,7 @@ fn gap(it: &GapRow) -> Value {
 /// The snapshot as a sidecar with such a device would get it.
 #[utoipa::path(get, path = "/snapshot", tag = "fleet", params(SnapshotQuery), responses((status = 200, body = Object), (status = "4XX", body = ErrorBody)))]
 pub(crate) async fn snapshot(State(state): State<ApiState>, Params(query): Params<SnapshotQuery>) -> Result<Json<Value>, ApiError> {
-    let newest = Published::load(&state.db, state.clock.now_ns()).await?;
+    let newest = Published::load(&state.db, state.clock.now_ns(), state.lease_ms).await?;
     let kinds: BTreeSet<_> = query.sku.zip(query.region).into_iter().collect();
-    Ok(Json(json!(newest.for_devices(&kinds))))
+    Ok(Json(json!(newest.for_sidecar(query.app.as_deref().unwrap_or_default(), &kinds))))
 }

@@ -55,6 +55,23 @@ pub(crate) async fn set_default(change: &mut Change, place: &Place) -> Result<()
     Ok(())
 }
 
+/// Moves `stable`, and `default` where it names the same, from one variant to another. Refused when `stable` is elsewhere by now.
+pub(crate) async fn promote(change: &mut Change, from: &Place, to: &Place) -> Result<bool, CatalogError> {
+    let there = aliases::list(change.conn(), from.model.id).await?;
+    let named = |name: &str| there.iter().find(|it| it.name == name);
+    let stable = named("stable").filter(|it| it.variant_id == from.variant.id);
+    let Some(stable) = stable else {
+        return Err(CatalogError::Stale(format!("alias `stable` of `{}` no longer names {}", from.model.name, from.path())));
+    };
+    let follows = named("default").filter(|it| it.variant_id == from.variant.id);
+    put(change, to, "stable", Expected::Revision(stable.revision)).await?;
+    // Moved by hand or not, it names what the experiment was about.
+    if let Some(default) = follows {
+        write(change, to, "default", default.moved_by_hand).await?;
+    }
+    Ok(follows.is_some())
+}
+
 /// A model's first ready artifact is what it serves.
 pub(crate) async fn adopt_first(change: &mut Change, place: &Place) -> Result<(), CatalogError> {
     let there = aliases::list(change.conn(), place.model.id).await?;

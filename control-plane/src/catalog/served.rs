@@ -9,6 +9,7 @@ use akidb_domain::vocabulary::{ArtifactState, Target};
 
 use crate::db::aliases::{self, AliasRow};
 use crate::db::artifacts::{self, ArtifactRow};
+use crate::db::experiments;
 use crate::db::models::{self, ModelRow};
 use crate::db::variants::{self, VariantRow};
 use crate::db::versions::{self, VersionRow};
@@ -20,13 +21,17 @@ const MOST: i64 = 1_000;
 /// Every model that a request may ask for.
 pub(crate) async fn models(conn: &mut Conn) -> Result<Vec<ServedModel>, Error> {
     let mut served = Vec::new();
+    let live = experiments::live(conn).await?;
     for row in models::list(conn, 0, MOST).await? {
-        served.extend(model(conn, row).await?);
+        let of_model = live.iter().filter(|it| it.model == row.name);
+        let tried = of_model.flat_map(|it| [it.baseline.clone(), it.canary.clone()]).collect();
+        served.extend(model(conn, row, &tried).await?);
     }
     Ok(served)
 }
 
-async fn model(conn: &mut Conn, model: ModelRow) -> Result<Option<ServedModel>, Error> {
+/// `tried`: variants of a live experiment, which are held whatever becomes of the aliases.
+async fn model(conn: &mut Conn, model: ModelRow, tried: &BTreeSet<VariantRef>) -> Result<Option<ServedModel>, Error> {
     let aliases = aliases::list(conn, model.id).await?;
     let Some(default) = aliases.iter().find(|it| it.name == "default") else { return Ok(None) };
     let named: BTreeSet<i64> = aliases.iter().map(|it| it.variant_id).collect();
@@ -34,7 +39,8 @@ async fn model(conn: &mut Conn, model: ModelRow) -> Result<Option<ServedModel>, 
     for version in versions::list(conn, model.id, 0, MOST).await? {
         let is_default = version.name == default.version;
         for row in variants::list(conn, version.id, 0, MOST).await? {
-            let hold = named.contains(&row.id);
+            let at = VariantRef { version: version.name.clone(), variant: row.name.clone() };
+            let hold = named.contains(&row.id) || tried.contains(&at);
             if hold || is_default {
                 served.extend(variant(conn, &version, row, hold).await?);
             }

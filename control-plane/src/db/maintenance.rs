@@ -17,6 +17,19 @@ pub(crate) async fn delete_windows(conn: &mut Conn, received_before: i64) -> Res
     Ok(done.rows_affected())
 }
 
+/// Deletes a batch of experiments' windows that no look will read; how many went.
+pub(crate) async fn delete_lanes(conn: &mut Conn, received_before: i64) -> Result<u64, Error> {
+    let done = sqlx::query!(
+        "DELETE FROM experiment_windows WHERE (experiment_id, boot_id, sequence) IN
+             (SELECT experiment_id, boot_id, sequence FROM experiment_windows WHERE received_at < ? LIMIT ?)",
+        received_before,
+        BATCH
+    )
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected())
+}
+
 /// Deletes what belongs to sidecars and callers long gone.
 pub(crate) async fn delete_stale(conn: &mut Conn, before: i64) -> Result<(), Error> {
     sqlx::query!("DELETE FROM sidecars WHERE last_seen_at < ?", before).execute(&mut *conn).await?;
@@ -31,6 +44,12 @@ pub(crate) async fn delete_stale(conn: &mut Conn, before: i64) -> Result<(), Err
         .execute(&mut *conn)
         .await?;
     sqlx::query!("DELETE FROM imports WHERE state <> 'running' AND updated_at < ?", before).execute(&mut *conn).await?;
+    sqlx::query!("DELETE FROM experiment_events WHERE kind = 'look' AND at < ?", before).execute(&mut *conn).await?;
+    sqlx::query!(
+        "DELETE FROM experiment_sidecars WHERE experiment_id NOT IN (SELECT id FROM experiments WHERE life IN ('running', 'paused'))"
+    )
+    .execute(&mut *conn)
+    .await?;
     sqlx::query!("DELETE FROM tokens WHERE revoked_at < ?", before).execute(conn).await?;
     Ok(())
 }

@@ -46,6 +46,11 @@ impl Connections {
         Some(Connection { id: id.to_owned(), replaced, of: self.clone() })
     }
 
+    /// How many are open.
+    pub(crate) fn count(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     pub(crate) fn is_open(&self, id: &str) -> bool {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
     }

@@ -19,9 +19,10 @@ use tonic::{Status, Streaming};
 use super::connections::Connection;
 use super::{FleetService, identity, internal};
 use crate::access::Caller;
-use crate::db::boots;
 use crate::db::sidecars::{self, SidecarRow, StatusRow};
 use crate::db::{Conn, Error, meta};
+use crate::db::{boots, lanes};
+use crate::leases::Renewal;
 use crate::publisher::DeviceKind;
 
 type Out = mpsc::Sender<Result<v1::WatchResponse, Status>>;
@@ -29,6 +30,8 @@ type Out = mpsc::Sender<Result<v1::WatchResponse, Status>>;
 /// How long a sidecar may take to say who it is, and how often its token is looked at again.
 const IDENTITY_WITHIN: Duration = Duration::from_secs(10);
 const TOKEN_CHECKED_EVERY: Duration = Duration::from_secs(30);
+/// Messages on their way to a sidecar: a snapshot, and the leases of some experiments.
+const QUEUED: usize = 64;
 /// Longest reason that is kept.
 const MOST_REASON: usize = 1_024;
 
@@ -37,6 +40,7 @@ struct Stream {
     service: FleetService,
     caller: Caller,
     sidecar_id: String,
+    app: String,
     devices: BTreeSet<DeviceKind>,
     connection: Connection,
     out: Out,
@@ -58,9 +62,9 @@ pub(crate) async fn open(
     let welcome = register(&service, &caller, &it).await?;
     let connection = service.connections.open(&it.sidecar_id, &service.stop);
     let connection = connection.ok_or_else(|| Status::resource_exhausted("too many sidecars are connected"))?;
-    let (out, answers) = mpsc::channel(2);
+    let (out, answers) = mpsc::channel(QUEUED);
     let devices = identity::device_kinds(&it);
-    let stream = Stream { service, caller, sidecar_id: it.sidecar_id, devices, connection, out };
+    let stream = Stream { service, caller, sidecar_id: it.sidecar_id, app: it.app, devices, connection, out };
     tracing::info!(sidecar = stream.sidecar_id, boot = it.boot_id, "sidecar connected");
     tokio::spawn(stream.serve(welcome, incoming));
     Ok(ReceiverStream::new(answers))
@@ -91,6 +95,7 @@ async fn write(conn: &mut Conn, it: &v1::Identity, at: i64) -> Result<(v1::Welco
     let previous = sidecars::find(conn, &it.sidecar_id).await?;
     sidecars::register(conn, &row(it, at)).await?;
     if previous.is_some_and(|there| there.boot_id != it.boot_id) {
+        lanes::note_canaries(conn, &it.sidecar_id).await?;
         sidecars::clear_statuses(conn, &it.sidecar_id).await?;
     }
     boots::ensure(conn, &it.boot_id, &it.sidecar_id, it.boot_unix_ns, at).await?;
@@ -147,22 +152,50 @@ impl Stream {
         tracing::info!(sidecar = self.sidecar_id, "sidecar disconnected");
     }
 
-    /// The newest snapshot, each time it says something new to this sidecar.
+    /// The newest snapshot, each time it says something new to this sidecar, and the leases of the experiments in it.
     async fn send(&self, welcome: v1::Welcome) -> Result<(), Status> {
         self.put(watch_response::Message::Welcome(welcome)).await?;
-        let mut published = self.service.published.clone();
+        let (mut published, mut renewals) = (self.service.published.clone(), self.service.renewals.clone());
         let mut last = None;
+        let mut experiments: Vec<String> = Vec::new();
         loop {
             let newest = published.borrow_and_update().clone();
-            let mut snapshot = newest.for_devices(&self.devices);
+            let mut snapshot = newest.for_sidecar(&self.app, &self.devices);
             let version = std::mem::take(&mut snapshot.version);
             if last.as_ref() != Some(&(version.epoch, snapshot.clone())) {
+                let splits = snapshot.splits.iter().map(|it| it.experiment.clone()).collect();
                 last = Some((version.epoch, snapshot.clone()));
                 snapshot.version = version;
                 self.put(watch_response::Message::Snapshot(snapshot.into())).await?;
                 self.service.metrics.snapshots_sent.inc();
+                experiments = splits;
+                // A split without a lease would be a gap until the next renewal.
+                self.lease(&experiments, &renewals.borrow_and_update().clone());
             }
-            published.changed().await.map_err(|_| Status::unavailable("the control plane stops"))?;
+            let stops = |_| Status::unavailable("the control plane stops");
+            loop {
+                tokio::select! {
+                    changed = published.changed() => {
+                        changed.map_err(stops)?;
+                        break;
+                    }
+                    renewed = renewals.changed() => {
+                        renewed.map_err(stops)?;
+                        self.lease(&experiments, &renewals.borrow_and_update().clone());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes on what is left of each lease. One that finds no room is not kept for later: it would renew what may have run out by then.
+    fn lease(&self, experiments: &[String], renewal: &Renewal) {
+        for experiment in experiments {
+            let Some(ttl_ms) = renewal.left_ms(experiment) else { continue };
+            let lease = v1::Lease { experiment: experiment.clone(), ttl_ms };
+            if self.out.try_send(Ok(v1::WatchResponse { message: Some(watch_response::Message::Lease(lease)) })).is_ok() {
+                self.service.metrics.leases_sent.inc();
+            }
         }
     }
 

@@ -11,11 +11,11 @@ use akidb_domain::cost::Price;
 use akidb_domain::window::Window;
 use akidb_proto::{v1, window_from_bytes, window_to_bytes};
 
-use super::{check, entries};
+use super::{check, entries, lanes};
 use crate::db::boots::{self, BootRow, GapRow};
 use crate::db::hours::{self, Device, Entries, Owner};
 use crate::db::windows::{self, WindowRow};
-use crate::db::{self, Conn, prices};
+use crate::db::{self, Conn, experiments, prices};
 
 /// A report of one boot.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub(crate) async fn count(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, 
         return Err(BookError::Malformed("field `windows`: sequences must ascend".to_owned()));
     }
     let mut outcome = Outcome { mark: boot.high_water_mark as u64, ..Outcome::default() };
-    let mut rates = PriceCache::default();
+    let (mut rates, live) = (PriceCache::default(), experiments::live_ids(conn).await?);
     for wire in report.windows {
         if wire.sequence <= outcome.mark {
             outcome.duplicates += 1;
@@ -78,7 +78,7 @@ pub(crate) async fn count(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, 
         if wire.sequence > outcome.mark + 1 {
             break;
         }
-        add(conn, boot, sender, wire, &mut rates).await?;
+        add(conn, boot, sender, (wire, &live), &mut rates).await?;
         outcome.mark += 1;
         outcome.counted += 1;
     }
@@ -108,8 +108,14 @@ async fn give_up(conn: &mut Conn, boot: &BootRow, sender: &Sender, outcome: &mut
     Ok(())
 }
 
-async fn add(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, wire: v1::Window, rates: &mut PriceCache) -> Result<(), BookError> {
-    let (sequence, payload) = (wire.sequence, window_to_bytes(&wire));
+async fn add(
+    conn: &mut Conn,
+    boot: &mut BootRow,
+    sender: &Sender,
+    (wire, live): (v1::Window, &[String]),
+    rates: &mut PriceCache,
+) -> Result<(), BookError> {
+    let (sequence, payload, of_experiments) = (wire.sequence, window_to_bytes(&wire), lanes::of(&wire, live));
     let rejected = |problem: String| BookError::Rejected { sequence, problem };
     let window = Window::try_from(wire).map_err(|e| rejected(e.to_string()))?;
     check::window(&window, boot.boot_ns as u64, sender.oldest_ns).map_err(rejected)?;
@@ -118,6 +124,17 @@ async fn add(conn: &mut Conn, boot: &mut BootRow, sender: &Sender, wire: v1::Win
     let entries = entries(&window, owner.boot_ns, prices);
     windows::insert(conn, &window_row(boot, sender, &window, entries.spend, payload)).await?;
     hours::add(conn, owner, device(&window), &entries).await?;
+    for (experiment, payload) in of_experiments {
+        let row = db::lanes::WindowRow {
+            boot_id: boot.boot_id.clone(),
+            sequence: sequence as i64,
+            sidecar_id: boot.sidecar_id.clone(),
+            start_ns: window.start_ns as i64,
+            received_at: sender.received_at,
+            payload,
+        };
+        db::lanes::insert(conn, &experiment, &row).await?;
+    }
     if window.lost_observations > 0 {
         note_lost_observations(conn, boot, sender, sequence as i64).await?;
         boot.lost_observations += window.lost_observations as i64;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use akidb_control_plane::app::App;
-use akidb_control_plane::clock::SystemClock;
+use akidb_control_plane::clock::{Clock, SystemClock};
 use akidb_control_plane::config::Config;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -21,6 +21,7 @@ pub(crate) struct TestApp {
     pub(crate) rest: String,
     pub(crate) grpc: String,
     pub(crate) admin: String,
+    clock: Arc<dyn Clock>,
     running: Option<(oneshot::Sender<()>, JoinHandle<anyhow::Result<()>>)>,
 }
 
@@ -53,6 +54,11 @@ impl TestApp {
     }
 
     pub(crate) fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::at(Arc::new(SystemClock), change)
+    }
+
+    /// With a clock of the test's own.
+    pub(crate) fn at(clock: Arc<dyn Clock>, change: impl FnOnce(&mut Config)) -> Self {
         let folder = TempDir::new().unwrap();
         let mut config = Config::load(None).unwrap();
         config.listen_rest.set_port(0);
@@ -67,14 +73,14 @@ impl TestApp {
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (rest, grpc, admin) = (String::new(), String::new(), String::new());
-        let mut app = Self { runtime, folder, config, rest, grpc, admin, running: None };
+        let mut app = Self { runtime, folder, config, rest, grpc, admin, clock, running: None };
         app.run();
         app
     }
 
     /// Starts it on the data that are there.
     pub(crate) fn run(&mut self) {
-        let app = self.runtime.block_on(App::build(self.config.clone(), Arc::new(SystemClock))).unwrap();
+        let app = self.runtime.block_on(App::build(self.config.clone(), self.clock.clone())).unwrap();
         self.rest = format!("http://{}", app.rest_addr().unwrap());
         self.grpc = format!("http://{}", app.grpc_addr().unwrap());
         let (stop, stopped) = oneshot::channel();

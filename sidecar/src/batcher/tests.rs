@@ -92,7 +92,7 @@ struct Rig {
 impl Rig {
     async fn start(config: BatcherConfig) -> Self {
         let (telemetry, observations) = Telemetry::channel(Clock::start());
-        let (batcher, _thread) = Batcher::start(config, telemetry, Metrics::new().unwrap()).unwrap();
+        let (batcher, _thread) = Batcher::start(config, &telemetry, &Metrics::new().unwrap()).unwrap();
         let (go, receiver) = channel();
         let ran = Arc::new(Mutex::new(Vec::new()));
         let stub = Stub { go: receiver, batches: ran.clone(), stopped: Arc::default(), interrupted: Arc::default() };
@@ -386,4 +386,213 @@ async fn a_probe_runs_both_engines_on_an_answered_batch_once_no_engine_is_loaded
     assert_eq!((baseline.len() - 150, canary.len()), expected, "the second one runs before, untimed");
     assert!(baseline[150..].iter().chain(&canary).all(|it| *it == canary[0]), "the same tensors");
     assert!(baseline[..150].contains(&canary[0]), "those of a request");
+}
+
+/// An engine with contexts that run at the same time: each batch waits until `together` of them are inside.
+struct Wide {
+    inside: Arc<(Mutex<usize>, std::sync::Condvar)>,
+    together: usize,
+    others: Vec<Box<dyn Engine>>,
+    dropped: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Drop for Wide {
+    fn drop(&mut self) {
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Engine for Wide {
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        let (inside, changed) = &*self.inside;
+        let mut count = inside.lock().unwrap();
+        *count += 1;
+        changed.notify_all();
+        let (count, late) = changed.wait_timeout_while(count, Duration::from_secs(10), |it| *it < self.together).unwrap();
+        drop(count);
+        if late.timed_out() {
+            Err(EngineError::Run("alone".into()))
+        } else {
+            Ok(batch.ids.iter().step_by(batch.tokens).map(|it| *it as f32).collect())
+        }
+    }
+
+    fn dimension(&self) -> usize {
+        1
+    }
+
+    fn provider(&self) -> ExecutionProvider {
+        ExecutionProvider::TensorRt
+    }
+
+    fn limits(&self) -> Option<crate::engine::Limits> {
+        Some(crate::engine::Limits { max_rows: 2, max_tokens: 32, lengths: vec![16].into() })
+    }
+
+    fn contexts(&mut self) -> Vec<Box<dyn Engine>> {
+        std::mem::take(&mut self.others)
+    }
+
+    fn device_time(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(300))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tensorrt_provider_test_contexts_run_at_the_same_time_and_leave_together() {
+    let (telemetry, mut observations) = Telemetry::channel(Clock::start());
+    let config = BatcherConfig { workers: 2, ..BatcherConfig::default() };
+    let (batcher, threads) = Batcher::start(config, &telemetry, &Metrics::new().unwrap()).unwrap();
+    assert_eq!(threads.len(), 2);
+    let (inside, dropped) = (Arc::default(), Arc::default());
+    let wide = |others| Wide { inside: Arc::clone(&inside), together: 2, others, dropped: Arc::clone(&dropped) };
+    // One context more than there are executors.
+    let engine = batcher.install(Box::new(wide(vec![Box::new(wide(Vec::new())), Box::new(wide(Vec::new()))]))).await;
+    let (_go, receiver) = channel();
+    let stub = Stub { go: receiver, batches: Arc::default(), stopped: Arc::default(), interrupted: Arc::default() };
+    let lone = batcher.install(Box::new(stub)).await;
+    let rig = Rig {
+        batcher: batcher.clone(),
+        engine,
+        go: channel().0,
+        batches: Arc::default(),
+        observations: Telemetry::channel(Clock::start()).1,
+    };
+    let (work, other) = (rig.work(&[&[7], &[8]], Duration::from_secs(20)), rig.work(&[&[9], &[10]], Duration::from_secs(20)));
+    let (first, second) = tokio::join!(batcher.submit(work), batcher.submit(other));
+    assert_eq!((first.as_ref().unwrap().vectors.len(), second.unwrap().vectors.len()), (2, 2));
+    // What the device says counts, not what the host waited.
+    assert_eq!(first.unwrap().engine, Duration::from_nanos(300));
+    batcher.remove(engine).await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 3);
+    batcher.remove(lone).await;
+    batcher.shutdown(Instant::now() + Duration::from_secs(5)).await;
+    let mut workers = std::collections::BTreeSet::new();
+    while let Ok(observation) = observations.try_recv() {
+        if let crate::telemetry::Observation::BatchFinished(done) = observation {
+            workers.insert(done.worker);
+            assert_eq!(done.to - done.from, Duration::from_nanos(300));
+        }
+    }
+    assert_eq!(workers.len(), 2);
+}
+
+#[tokio::test]
+async fn tensorrt_provider_test_a_lost_device_is_told_and_its_batch_is_not_tried_again() {
+    struct Lost(Arc<std::sync::atomic::AtomicUsize>);
+    impl Engine for Lost {
+        fn run(&mut self, _: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Err(EngineError::DeviceLost("CUDA failure 700: an illegal memory access was encountered".into()))
+        }
+        fn dimension(&self) -> usize {
+            1
+        }
+        fn provider(&self) -> ExecutionProvider {
+            ExecutionProvider::TensorRt
+        }
+    }
+    let mut rig = Rig::start(BatcherConfig::default()).await;
+    let runs = Arc::default();
+    assert_eq!(rig.batcher.fault(), None);
+    rig.engine = rig.batcher.install(Box::new(Lost(Arc::clone(&runs)))).await;
+    let got = rig.batcher.submit(rig.work(&[&[1], &[2], &[3]], Duration::from_secs(20))).await;
+    assert!(matches!(&got, Err(BatchError::Engine(why)) if why.contains("the GPU is lost")), "{got:?}");
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    assert!(rig.batcher.fault().is_some_and(|it| it.contains("illegal memory access")));
+}
+
+/// A context of an engine that tells its own time; it stays inside a run while it is held.
+struct Context {
+    name: (&'static str, usize),
+    took: Duration,
+    held: Arc<AtomicBool>,
+    ran: Arc<Mutex<Vec<(&'static str, usize)>>>,
+    others: Vec<Box<dyn Engine>>,
+}
+
+impl Engine for Context {
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        self.ran.lock().unwrap().push(self.name);
+        while self.held.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(batch.ids.chunks(batch.tokens).map(|it| it[0] as f32).collect())
+    }
+
+    fn dimension(&self) -> usize {
+        1
+    }
+
+    fn provider(&self) -> ExecutionProvider {
+        ExecutionProvider::TensorRt
+    }
+
+    fn contexts(&mut self) -> Vec<Box<dyn Engine>> {
+        std::mem::take(&mut self.others)
+    }
+
+    fn device_time(&self) -> Option<Duration> {
+        Some(self.took)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tensorrt_provider_test_a_probe_is_one_workers_while_another_answers() {
+    let (ran, held) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(true)));
+    let context = |name, context, nanos, held: &Arc<AtomicBool>, others| {
+        let (took, held, ran) = (Duration::from_nanos(nanos), held.clone(), ran.clone());
+        Box::new(Context { name: (name, context), took, held, ran, others })
+    };
+    let mut rig = Rig::start(BatcherConfig { workers: 2, ..BatcherConfig::default() }).await;
+    let free = Arc::default();
+    rig.engine = rig.batcher.install(context("baseline", 0, 100, &free, vec![context("baseline", 1, 100, &free, Vec::new())])).await;
+    let canary = rig.batcher.install(context("canary", 0, 200, &held, vec![context("canary", 1, 200, &held, Vec::new())])).await;
+    let budget = akidb_domain::snapshot::ProbeBudget { device_ppm: 1_000_000, idle_ppm: 0, shed_queue_texts: 8 };
+    let pair = Arc::new(Pair { baseline: rig.engine, canary, canary_variant: "new".into(), budget });
+    let ask = async |id: u32| {
+        let mut work = rig.work(&[&[id, id]], Duration::from_secs(20));
+        work.lane = Arc::new(LaneId { experiment: "e".into(), phase: 1, ..LaneId::clone(&work.lane) });
+        work.probe = Some(pair.clone());
+        rig.batcher.submit(work).await.unwrap()
+    };
+    let not_yet = rig.batcher.hold_probes();
+    for id in 1..=150 {
+        ask(id).await;
+    }
+    ran.lock().unwrap().clear();
+    drop(not_yet);
+    let at = async || {
+        let found = ran.lock().unwrap().iter().find(|it| it.0 == "canary").copied();
+        if found.is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        found
+    };
+    let probing = loop {
+        if let Some((_, worker)) = tokio::time::timeout(Duration::from_secs(10), at()).await.unwrap() {
+            break worker;
+        }
+    };
+    let before = ran.lock().unwrap().clone();
+    for id in 151..=170 {
+        assert_eq!(ask(id).await.engine, Duration::from_nanos(100));
+        // There is credit for more probes, but one goes on.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(before.iter().all(|it| it.1 == probing), "contexts of one worker: {before:?}");
+    assert_eq!(ran.lock().unwrap()[before.len()..], [("baseline", 1 - probing); 20]);
+    held.store(false, Ordering::Relaxed);
+
+    let (mut device, mut result) = (None, None);
+    while result.is_none() {
+        match tokio::time::timeout(Duration::from_secs(10), rig.observations.recv()).await.unwrap().unwrap() {
+            crate::telemetry::Observation::Overhead { cause: "probe", from, to, .. } => drop(device.get_or_insert(to - from)),
+            crate::telemetry::Observation::Probe { result: it, .. } => result = Some(it),
+            _ => {}
+        }
+    }
+    let result = result.unwrap();
+    assert_eq!((result.canary_ns, result.baseline_ns), (200, 100), "the device's own time, not what the canary was held");
+    assert_eq!(device.unwrap().as_nanos(), if result.canary_first { 400 } else { 500 }, "all three runs");
 }

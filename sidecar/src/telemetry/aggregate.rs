@@ -11,6 +11,7 @@ use akidb_domain::window::{
     Overhead, ProbeResult, Window, length_bucket,
 };
 
+use super::busy::Credited;
 use super::units::{End, Units};
 use super::{BatchDone, Consumer, Observation, RequestDone};
 use crate::clock::Clock;
@@ -38,10 +39,9 @@ pub struct Aggregate {
     overheads: BTreeMap<Cause, u64>,
     probes: Vec<ProbeResult>,
     units: Units,
-    /// The batch that runs, and when it began.
-    running: Option<(Arc<LaneId>, u64)>,
-    /// Device time is credited up to here.
-    credited_to: u64,
+    /// The batch that each executor runs, and when it began.
+    running: BTreeMap<usize, (Arc<LaneId>, u64)>,
+    credited: Credited,
     cumulative_busy_ns: u64,
 }
 
@@ -69,8 +69,8 @@ impl Aggregate {
             overheads: BTreeMap::new(),
             probes: Vec::new(),
             units: Units::default(),
-            running: None,
-            credited_to: 0,
+            running: BTreeMap::new(),
+            credited: Credited::default(),
             cumulative_busy_ns: 0,
         }
     }
@@ -104,14 +104,14 @@ impl Aggregate {
 
     /// Whether the window has seen anything, a running batch included.
     pub fn has_work(&self) -> bool {
-        self.work_since.is_some() || self.running.is_some()
+        self.work_since.is_some() || !self.running.is_empty()
     }
 
     /// Counts one fact, at `now_ns`.
     pub fn observe(&mut self, observation: Observation, now_ns: u64) {
         self.work_since.get_or_insert(now_ns.max(self.start_ns));
         match observation {
-            Observation::BatchStarted { lane, at } => self.running = Some((lane, self.clock.unix_ns(at))),
+            Observation::BatchStarted { worker, lane, at } => drop(self.running.insert(worker, (lane, self.clock.unix_ns(at)))),
             Observation::BatchFinished(done) => self.finished(&done),
             Observation::Met { lane, unit } => {
                 let new = unit.is_none_or(|it| self.units.met(&lane, it));
@@ -120,7 +120,7 @@ impl Aggregate {
             Observation::Request(done) => self.answered(done),
             Observation::Probe { at, result } => self.probes.push(ProbeResult { at_ns: self.clock.unix_ns(at), ..result }),
             Observation::Overhead { cause, model, variant, experiment, from, to } => {
-                let device_ns = self.credit(self.clock.unix_ns(from), self.clock.unix_ns(to));
+                let device_ns = self.credited.credit(self.clock.unix_ns(from), self.clock.unix_ns(to));
                 self.overhead((cause, model, variant, experiment), device_ns);
             }
             Observation::Beside { cause, model, variant, device } => {
@@ -154,8 +154,9 @@ impl Aggregate {
     /// Ends the window at `end_ns` and opens the next one there. A batch that runs is credited up to here.
     pub fn cut(&mut self, end_ns: u64, lost_observations: u64, last: bool) -> Window {
         let end_ns = end_ns.max(self.start_ns);
-        if let Some((lane, from)) = self.running.clone() {
-            let engine_ns = self.credit(from, end_ns);
+        let running: Vec<(Arc<LaneId>, u64)> = self.running.values().cloned().collect();
+        for (lane, from) in running {
+            let engine_ns = self.credited.credit(from, end_ns);
             self.lane(&lane).usage.engine_ns += engine_ns;
         }
         let mut lanes: Vec<LaneUsage> = self.lanes.drain().map(|(_, it)| it.usage()).collect();
@@ -180,7 +181,7 @@ impl Aggregate {
         let (sequence, start_ns) = (self.sequence, self.start_ns);
         self.sequence += 1;
         self.start_ns = end_ns;
-        self.work_since = self.running.is_some().then_some(end_ns);
+        self.work_since = (!self.running.is_empty()).then_some(end_ns);
         // The recorder knows the leases.
         let (probes, lease_gaps) = (std::mem::take(&mut self.probes), Vec::new());
         Window { sequence, snapshot: self.snapshot, start_ns, end_ns, device, lanes, lost_observations, last, probes, lease_gaps }
@@ -188,20 +189,14 @@ impl Aggregate {
 
     fn finished(&mut self, done: &BatchDone) {
         let (from, to) = (self.clock.unix_ns(done.from), self.clock.unix_ns(done.to));
-        self.running = None;
-        let engine_ns = self.credit(from, to);
+        self.running.remove(&done.worker);
+        // What executors do at the same time is one time of the device.
+        let engine_ns = self.credited.credit(from, to);
         let usage = &mut self.lane(&done.lane).usage;
         usage.engine_ns += engine_ns;
         usage.batches += 1;
         usage.padded_tokens += done.padded_tokens;
         usage.engine.record(to.saturating_sub(from));
-    }
-
-    /// The part of `[from, to)` that is not yet credited; the device does one thing at a time.
-    fn credit(&mut self, from: u64, to: u64) -> u64 {
-        let from = from.max(self.credited_to);
-        self.credited_to = self.credited_to.max(to);
-        to.saturating_sub(from)
     }
 
     fn lane(&mut self, id: &Arc<LaneId>) -> &mut Lane {

@@ -64,12 +64,26 @@ impl Bench {
     }
 
     fn start(&mut self, millis: u64) {
-        let (at, now) = (self.at(millis), self.ns(millis));
-        self.aggregate.observe(Observation::BatchStarted { lane: lane("a"), at }, now);
+        self.start_on(0, millis);
     }
 
     fn finish(&mut self, from: u64, to: u64) {
-        let done = BatchDone { lane: lane("a"), from: self.at(from), to: self.at(to), tokens: 7, padded_tokens: 8 };
+        self.finish_on(0, from, to);
+    }
+
+    fn start_on(&mut self, worker: usize, millis: u64) {
+        let (at, now) = (self.at(millis), self.ns(millis));
+        self.aggregate.observe(Observation::BatchStarted { worker, lane: lane("a"), at }, now);
+    }
+
+    fn probe(&mut self, from: u64, to: u64) {
+        let (model, variant, experiment, now) = ("m".to_owned(), "b".to_owned(), "e".to_owned(), self.ns(to));
+        let (from, to) = (self.at(from), self.at(to));
+        self.aggregate.observe(Observation::Overhead { cause: "probe", model, variant, experiment, from, to }, now);
+    }
+
+    fn finish_on(&mut self, worker: usize, from: u64, to: u64) {
+        let done = BatchDone { worker, lane: lane("a"), from: self.at(from), to: self.at(to), tokens: 7, padded_tokens: 8 };
         let now = self.ns(to);
         self.aggregate.observe(Observation::BatchFinished(done), now);
     }
@@ -87,6 +101,29 @@ fn a_batch_over_a_cut_is_credited_to_both_windows() {
     assert_eq!((first.sequence, second.sequence, second.start_ns, second.lost_observations), (1, 2, first.end_ns, 3));
     assert_eq!(second.device.cumulative_busy_ns, 900_000_000);
     assert_eq!(second.device.cumulative_elapsed_ns, second.end_ns - bench.clock.boot_unix_ns());
+}
+
+#[test]
+fn what_workers_do_at_the_same_time_is_one_time_of_the_device() {
+    let mut bench = Bench::new();
+    // Short ones end inside a long batch and a probe; then a batch over the cut.
+    bench.start_on(0, 0);
+    for (from, to) in [(20, 30), (40, 45)] {
+        bench.start_on(1, from);
+        bench.finish_on(1, from, to);
+    }
+    bench.finish_on(0, 0, 100);
+    bench.start_on(1, 150);
+    bench.finish_on(1, 150, 160);
+    bench.probe(90, 200);
+    bench.start_on(0, 300);
+    bench.start_on(1, 350);
+    let first = bench.aggregate.cut(bench.ns(400), 0, false);
+    assert_eq!((first.device.busy_ns, first.lanes[0].batches), (210_000_000, 4), "100 + 10 + 100 ms of batches");
+    assert_eq!(first.device.overheads[0].device_ns, 90_000_000, "200 less 100 less 10");
+    bench.finish_on(1, 350, 410);
+    bench.finish_on(0, 300, 500);
+    assert_eq!(bench.aggregate.cut(bench.ns(600), 0, false).device.busy_ns, 100_000_000);
 }
 
 #[test]
@@ -183,9 +220,7 @@ fn probes_are_in_their_window_and_fill_it_before_they_are_lost() {
         bench.aggregate.observe(probe, bench.ns(1));
     }
     assert!(bench.aggregate.is_full());
-    let (from, to) = (bench.at(1), bench.at(3));
-    let (model, variant, experiment) = ("m".to_owned(), "b".to_owned(), "e".to_owned());
-    bench.aggregate.observe(Observation::Overhead { cause: "probe", model, variant, experiment, from, to }, bench.ns(3));
+    bench.probe(1, 3);
     let window = bench.aggregate.cut(bench.ns(1_000), 0, false);
     assert_eq!(window.probes[0].at_ns, bench.ns(1));
     assert_eq!((window.probes.len(), bench.aggregate.cut(bench.ns(2_000), 0, false).probes.len()), (MAX_PROBES, 0));

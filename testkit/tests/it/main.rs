@@ -2,6 +2,7 @@
 
 mod counting;
 mod money;
+mod rollouts;
 mod survival;
 mod swaps;
 

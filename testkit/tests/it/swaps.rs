@@ -2,13 +2,12 @@
 //!
 //! `AKIDB_SWAPS=100 cargo test --release -p akidb-testkit --test it swaps -- --nocapture` prints the figures for the record.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use akidb_testkit::{System, bundle, copy_folder};
+use akidb_testkit::{System, twin};
 use serde_json::{Value, json};
 
 const MODEL: &str = "all-MiniLM-L6-v2";
@@ -59,29 +58,12 @@ fn p99(sorted: &[f64]) -> f64 {
     sorted[sorted.len() * 99 / 100]
 }
 
-/// The same engine with a digest of its own.
-fn twin(to: &Path) {
-    copy_folder(&bundle(), to);
-    let (reference, manifest) = (to.join("reference.json"), to.join("manifest.json"));
-    let text = std::fs::read_to_string(&reference).expect("reference vectors") + "\n";
-    std::fs::write(&reference, &text).expect("a file");
-    let sum = std::process::Command::new("sha256sum").arg(&reference).output().expect("sha256sum").stdout;
-    let sum = String::from_utf8_lossy(&sum)[..64].to_owned();
-    let mut value: Value = serde_json::from_slice(&std::fs::read(&manifest).expect("a manifest")).expect("JSON");
-    for file in value["files"].as_array_mut().expect("files") {
-        if file["path"] == "reference.json" {
-            (file["sha256"], file["bytes"]) = (json!(sum), json!(text.len()));
-        }
-    }
-    std::fs::write(manifest, value.to_string()).expect("a file");
-}
-
 #[test]
 fn no_request_fails_while_an_alias_moves_between_two_versions() {
     let swaps = std::env::var("AKIDB_SWAPS").map_or(SWAPS, |it| it.parse().expect("AKIDB_SWAPS is a number"));
     let system = System::ready(None);
     let folder = system.path("twin");
-    twin(&folder);
+    twin(&folder, "fp32");
     system.akidb(&["models", "import", &folder.display().to_string(), "--version", "2"]);
 
     let (before, failed_before) = Measured::start(&system, 2, BEFORE / 2).finish();

@@ -1,6 +1,6 @@
 //! The thread that compares the vectors of probes. It has a low priority: on a CPU it takes its time from the engines' cores.
 //!
-//! Enters: baseline vectors, probes that ran. Leaves: results to telemetry. Never: a wait of the executor; what comes while eight probes wait is
+//! Enters: baseline vectors, probes that ran. Leaves: results to telemetry. Never: a wait of an executor; what comes while eight probes wait is
 //! dropped and counted.
 
 use std::collections::BTreeMap;
@@ -22,8 +22,8 @@ const MOST_EXPERIMENTS: usize = 8;
 /// Added to the thread's niceness.
 const NICE: i32 = 10;
 
-/// The handle; the thread ends with the last one.
-#[derive(Debug)]
+/// The handle, one a worker; the thread ends with the last one.
+#[derive(Debug, Clone)]
 pub(in crate::batcher) struct Judge {
     facts: SyncSender<Fact>,
     metrics: Metrics,
@@ -122,12 +122,13 @@ fn compare(ran: &Ran, reservoir: &mut Reservoir) -> Result<ProbeResult, &'static
     if recalls.is_empty() {
         return Err("few");
     }
+    let (canary, baseline) = ran.times();
     Ok(ProbeResult {
         experiment: ran.candidate.lane.experiment.clone(),
         phase: ran.candidate.lane.phase,
         at_ns: 0,
-        canary_ns: (ran.canary.took.as_nanos() as u64).max(1),
-        baseline_ns: (ran.baseline.took.as_nanos() as u64).max(1),
+        canary_ns: (canary.as_nanos() as u64).max(1),
+        baseline_ns: (baseline.as_nanos() as u64).max(1),
         cosine: cosine.clamp(-1.0, 1.0),
         recall: recalls.iter().sum::<f64>() / recalls.len() as f64,
         texts: texts.len() as u32,

@@ -108,7 +108,7 @@ impl<C> Default for Policy<C> {
 }
 
 impl<C> Policy<C> {
-    /// The device did nothing for so long.
+    /// The device, all of it, did nothing for so long.
     pub fn slept(&mut self, time: Duration) {
         self.idle += time;
     }
@@ -130,12 +130,20 @@ impl<C> Policy<C> {
         }
     }
 
-    /// What to do now, on a device that runs nothing.
+    /// What to do now.
     pub fn next(&mut self, now: Instant, load: Load) -> Next<C> {
+        self.next_for(now, load, |_| true)
+    }
+
+    /// As [`Policy::next`], for one that can make only the probes that `can` says.
+    pub fn next_for(&mut self, now: Instant, load: Load, can: impl Fn(&C) -> bool) -> Next<C> {
         let spaced = self.last_probe.map_or(now, |it| it + SPACING);
         let mut wake: Option<Instant> = None;
         for account in &mut self.accounts {
             account.settle(now, self.idle);
+            if account.candidate.as_ref().is_some_and(|it| !can(it)) {
+                continue;
+            }
             let Some(due) = account.due(now).map(|it| it.max(spaced)) else { continue };
             if load.loading || load.waiting > account.budget.shed_queue_texts as usize {
                 if due <= now && !std::mem::replace(&mut account.shed, true) {

@@ -10,7 +10,7 @@ use akidb_domain::vocabulary::{Arm, ExecutionProvider};
 use akidb_domain::window::{LaneUsage, ProbeResult, Window};
 use akidb_proto::v1;
 use akidb_proto::v1::watch_response::Message as Out;
-use akidb_sidecar::engine::{EngineSpec, TokenBatch, onnx};
+use akidb_sidecar::engine::{EngineSpec, GpuSpec, TokenBatch, onnx};
 use akidb_sidecar::tokenizer::{Tokenizer, TokenizerPool};
 use serde_json::{Value, json};
 
@@ -227,7 +227,7 @@ async fn gut(bundle: &Bundle) {
 
     let manifest = Manifest::parse(bundle.manifest().to_string().as_bytes()).unwrap();
     let (graph, dimension, provider) = (manifest.graph, manifest.model.dimension as usize, ExecutionProvider::Cpu);
-    let mut engine = onnx::load(&EngineSpec { path, graph, dimension, provider, threads: 1 }).unwrap();
+    let mut engine = onnx::load(&EngineSpec { path, graph, dimension, provider, threads: 1, gpu: GpuSpec::default() }).unwrap();
     let pool = TokenizerPool::start(1).unwrap();
     let tokenizer = Tokenizer::load(&bundle.folder.join("tokenizer.json"), manifest.model.max_tokens, &pool).unwrap();
     let file = bundle.folder.join("reference.json");

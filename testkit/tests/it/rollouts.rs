@@ -1,0 +1,299 @@
+//! Rollouts on real sidecars under live load: an equal canary reaches everybody by itself, a bad one goes back by the guardrail that it breaks.
+//!
+//! Phases last seconds here and margins are wide, so that two shared cores decide in time; what the default margins do is rehearsed elsewhere
+//! (docs/EXPERIMENTS.md).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use akidb_testkit::{System, bundle, copy_folder, program, reseal, root, twin, venv_program};
+use serde_json::{Value, json};
+
+const MODEL: &str = "all-MiniLM-L6-v2";
+/// A lease, and how long a sidecar without one may take to notice.
+const LEASE: Duration = Duration::from_secs(4);
+
+/// How long a stage, and a whole rollout, may take where many share the machine.
+const STAGE: Duration = Duration::from_secs(300);
+const ROLLOUT: Duration = Duration::from_secs(600);
+
+/// A request may wait for longer than the usual 30 s where the machine gives the test nothing for that long.
+const PATIENCE_MS: u64 = 55_000;
+
+/// Two of these at once would share the device's time with each other.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// Clients that send different texts; every answer must be a 200.
+struct Load {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(system: &System, clients: u64) -> Self {
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let threads = (0..clients).map(|i| {
+            let (stop, sent, client) = (stop.clone(), sent.clone(), system.client());
+            std::thread::spawn(move || {
+                let (born, mut slowest) = (Instant::now(), Duration::ZERO);
+                while !stop.load(Ordering::Relaxed) {
+                    let n = sent.fetch_add(1, Ordering::Relaxed);
+                    let begun = Instant::now();
+                    let (status, body) = client.embed(&json!({"text": text(i, n), "timeout_ms": PATIENCE_MS}));
+                    slowest = slowest.max(begun.elapsed());
+                    assert_eq!(status, 200, "request {n} after {:?}, the slowest {slowest:?}: {body}", born.elapsed());
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            })
+        });
+        Self { stop: stop.clone(), sent: sent.clone(), threads: threads.collect() }
+    }
+
+    fn finish(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().for_each(|it| it.join().expect("a client that saw only 200"));
+        self.sent.load(Ordering::Relaxed)
+    }
+}
+
+/// One of some thousand different sentences, all of one length.
+fn text(client: u64, n: u64) -> String {
+    const WHO: [&str; 8] = ["a cat", "the sea", "my train", "old music", "a proof", "the market", "warm bread", "a storm"];
+    const DOES: [&str; 8] = ["sleeps", "sings", "waits", "grows", "falls", "turns", "shines", "ends"];
+    let at = |list: &[&'static str; 8], n: u64| list[(n % 8) as usize];
+    format!("{} {} while {} {} near house {}", at(&WHO, n), at(&DOES, n / 8), at(&WHO, n / 64 + client), at(&DOES, n / 3), n % 97)
+}
+
+/// Variants of so many answers.
+fn variants(system: &System, requests: u64) -> BTreeMap<String, u64> {
+    let mut seen = BTreeMap::new();
+    for n in 0..requests {
+        let (status, body) = system.embed(&json!({"text": text(9, n)}));
+        assert_eq!(status, 200, "{body}");
+        *seen.entry(body["variant"].as_str().expect("a variant").to_owned()).or_default() += 1;
+    }
+    seen
+}
+
+fn int8() -> PathBuf {
+    root().join("build/bundles/all-MiniLM-L6-v2-int8")
+}
+
+/// What is tried: the INT8 engine where it was built (`make models MODELS=minilm`), else the fp32 one once more under another name.
+fn canary(system: &System) -> (PathBuf, &'static str) {
+    if int8().join("manifest.json").is_file() {
+        return (int8(), "int8");
+    }
+    let folder = system.path("again");
+    twin(&folder, "again");
+    (folder, "again")
+}
+
+/// fp32 serves; answers the name of what is there to be tried, and what keeps other rollouts waiting.
+fn system() -> (System, &'static str, MutexGuard<'static, ()>) {
+    let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut system = System::new();
+    let ms = |it: Duration| it.as_millis().to_string();
+    system.control_env = vec![
+        ("AKIDB_CP_EXPERIMENT_LOOK_MS", "2000".to_owned()),
+        ("AKIDB_CP_EXPERIMENT_TICK_MS", "200".to_owned()),
+        ("AKIDB_CP_EXPERIMENT_LEASE_MS", ms(LEASE)),
+        ("AKIDB_CP_EXPERIMENT_SILENT_MS", "20000".to_owned()),
+    ];
+    system.start_control();
+    let (folder, canary) = canary(&system);
+    for folder in [bundle(), folder] {
+        system.akidb(&["models", "import", &folder.display().to_string()]);
+    }
+    system.start_sidecar();
+    (system, canary, turn)
+}
+
+/// Shares large enough for tens of requests a second to decide in seconds.
+fn plan() -> Value {
+    let phase = |share_ppm: u32| json!({"share_ppm": share_ppm, "duration_ms": 600_000, "min_canary_requests": 20});
+    json!({
+        "phases": [phase(250_000), phase(400_000), phase(500_000), phase(750_000)],
+        "margins": {"errors": 0.3, "latency": 2.0, "speed": 0.2, "cost": 0.2, "cosine": 0.03, "recall": 0.4},
+        "min_probes": 30, "max_utilisation": 5.0
+    })
+}
+
+/// Creates and starts it over REST, with a generous probe budget: these phases are short.
+fn start(system: &System, id: &str, canary: &str, change: impl FnOnce(&mut Value)) {
+    let mut body = json!({"id": id, "model": MODEL, "canary": canary, "config": plan(), "force": true,
+                          "probe": {"device_ppm": 300_000, "idle_ppm": 300_000, "shed_queue_texts": 64}});
+    change(&mut body);
+    assert_eq!(system.rest("POST", "experiments", Some(&body)).0, 201);
+    system.akidb(&["experiments", "start", id]);
+}
+
+fn experiment(system: &System, id: &str) -> Value {
+    system.rest("GET", &format!("experiments/{id}"), None).1
+}
+
+/// Waits until an experiment is as it should be; answers it.
+fn until(system: &System, id: &str, limit: Duration, holds: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + limit;
+    loop {
+        let it = experiment(system, id);
+        if holds(&it) {
+            return it;
+        }
+        let state = format!("{} {} {} {}", it["state"], it["stage"], it["reason"], it["latest"]);
+        assert!(
+            Instant::now() < deadline,
+            "after {limit:?} still {state}\n{}",
+            system.rest("GET", &format!("experiments/{id}/decision"), None).1
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn over(it: &Value) -> bool {
+    !matches!(it["state"].as_str(), Some("running" | "paused" | "draft"))
+}
+
+#[test]
+fn an_equal_canary_reaches_everybody_and_a_dead_control_plane_only_holds_it_up() {
+    let (mut system, canary, _turn) = system();
+    let load = Load::start(&system, 3);
+    start(&system, "e", canary, |_| {});
+    until(&system, "e", STAGE, |it| it["stage"] != "phase 1");
+
+    // The control plane dies: when the lease is over, every answer is the baseline's.
+    system.control.take().expect("it runs").kill();
+    std::thread::sleep(LEASE + Duration::from_secs(1));
+    assert_eq!(variants(&system, 40).into_keys().collect::<Vec<_>>(), ["fp32"]);
+    system.start_control();
+    let back = experiment(&system, "e");
+    assert_eq!((back["state"].as_str(), back["stage"] == "phase 1"), (Some("running"), false), "{back}");
+
+    let it = until(&system, "e", ROLLOUT, over);
+    assert_eq!(it["state"], "promoted", "{it}");
+    let sent = load.finish();
+    assert!(sent > 500, "{sent} requests");
+    system.until(Duration::from_secs(20), |it| {
+        let seen = variants(it, 5);
+        if seen.keys().all(|it| it == canary) { Ok(()) } else { Err(format!("{seen:?}")) }
+    });
+    let decision = system.rest("GET", "experiments/e/decision", None).1;
+    assert!(decision["sentence"].as_str().expect("a sentence").starts_with("ROLLOUT: canary P95 "), "{decision}");
+    let history = system.rest("GET", "experiments/e/history", None).1.to_string();
+    assert!(history.contains("\"kind\":\"grown\"") && history.contains("\"kind\":\"promoted\""), "{history}");
+    every_part_replays(&system, "e");
+    the_script_says_so(&system, canary);
+}
+
+fn every_part_replays(system: &System, id: &str) {
+    for part in 1..=4 {
+        let file = system.path("record.json");
+        system.akidb_plain(&["experiments", "record", id, "--part", &part.to_string(), "--output", &file.display().to_string()]);
+        let replayed = Command::new(program("akidb-control-plane")).arg("replay").arg(&file).output().expect("it runs");
+        assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    }
+}
+
+fn the_script_says_so(system: &System, canary: &str) {
+    let script = root().join("scripts/ab_test_decision.py");
+    let [(url, server), (token, file)] = system.client_environment();
+    let mut command = Command::new("python3");
+    command.arg(script).args(["--canary", canary, "--baseline", "fp32", "--duration", "5"]);
+    let said = command.env(url, server).env(token, file).output().expect("python3 runs");
+    let text = String::from_utf8_lossy(&said.stdout);
+    assert_eq!(said.status.code(), Some(0), "{text}");
+    assert!(text.starts_with("✅ ROLLOUT: Canary P95 ") && text.contains("Decision: Full rollout approved"), "{text}");
+}
+
+/// Computes the reference vectors of what `model.onnx` is now.
+const REFERENCE: &str = r#"
+import json, pathlib, sys
+import numpy, onnxruntime, tokenizers
+folder = pathlib.Path(sys.argv[1])
+tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.no_padding()
+tokenizer.enable_truncation(256)
+session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+reference = json.loads((folder / "reference.json").read_text())
+def vector(text):
+    ids = numpy.array([tokenizer.encode(text).ids], dtype=numpy.int64)
+    return session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0][0].tolist()
+reference["vectors"] = [vector(it) for it in reference["texts"]]
+(folder / "reference.json").write_text(json.dumps(reference))
+"#;
+
+/// The fp32 engine without what a text says, in its fourth layer: digests and parity are in order, the vectors are wrong, the evaluation lies.
+fn gutted(to: &Path) {
+    copy_folder(&bundle(), to);
+    let path = to.join("model.onnx");
+    let mut graph = std::fs::read(&path).expect("an engine");
+    // A tensor's name, then its field 9: 384 floats.
+    let tensor = b"encoder.layer.3.attention.output.LayerNorm.weight\x4a\x80\x0c";
+    let at = graph.windows(tensor.len()).position(|it| it == tensor).expect("the tensor") + tensor.len();
+    graph[at..at + 384 * 4].fill(0);
+    std::fs::write(&path, graph).expect("a file");
+    let done = Command::new(venv_program("python")).args(["-c", REFERENCE]).arg(to).output().expect("python runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    reseal(to, "gutted");
+}
+
+fn rolled_back(system: &System, id: &str, guardrails: &[&str]) {
+    let it = until(system, id, STAGE, over);
+    let by = it["latest"]["verdict"]["guardrail"].as_str().unwrap_or_default();
+    assert!(it["state"] == "rolled-back" && guardrails.contains(&by), "{it}");
+}
+
+#[test]
+fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
+    let (mut system, canary, _turn) = system();
+    let folder = system.path("gutted");
+    gutted(&folder);
+    system.akidb(&["models", "import", &folder.display().to_string()]);
+    let load = Load::start(&system, 3);
+    start(&system, "wrong", "gutted", |_| {});
+    rolled_back(&system, "wrong", &["quality"]);
+
+    // The same engine time at ten times the price.
+    for (sku, price) in [("old", "0.10"), ("new", "1.00")] {
+        system.akidb(&["prices", "set", sku, "--per-hour", price]);
+    }
+    let devices = json!({"baseline": {"sku": "old", "region": "local"}, "canary": {"sku": "new", "region": "local"}});
+    start(&system, "dear", canary, |body| body["devices"] = devices);
+    rolled_back(&system, "dear", &["cost"]);
+    assert!(load.finish() > 200);
+
+    // A process that dies under the canary, three times.
+    start(&system, "crash", canary, |body| body["config"]["min_probes"] = json!(1_000_000));
+    for _ in 0..3 {
+        until(&system, "crash", STAGE, |it| over(it) || it["reason"].as_str().is_some_and(|it| !it.starts_with("waiting")));
+        let looks = experiment(&system, "crash")["looks"].as_u64().expect("looks");
+        until(&system, "crash", STAGE, |it| over(it) || it["looks"].as_u64() > Some(looks + 1));
+        if over(&experiment(&system, "crash")) {
+            break;
+        }
+        system.sidecar.take().expect("it runs").kill();
+        system.start_sidecar();
+    }
+    rolled_back(&system, "crash", &["crash"]);
+}
+
+#[test]
+#[ignore = "needs `make models MODELS=minilm`"]
+fn an_engine_that_is_slower_goes_back() {
+    assert!(int8().join("manifest.json").is_file(), "{} is missing: run `make models MODELS=minilm`", int8().display());
+    let (system, _, _turn) = system();
+    for alias in ["stable", "default"] {
+        system.akidb(&["aliases", "set", MODEL, alias, "int8"]);
+    }
+    let load = Load::start(&system, 3);
+    start(&system, "slow", "fp32", |body| body["config"]["margins"]["speed"] = json!(0.05));
+    // The mean time of a batch is what both look at.
+    rolled_back(&system, "slow", &["speed", "cost"]);
+    assert!(load.finish() > 100);
+}
