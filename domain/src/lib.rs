@@ -4,6 +4,7 @@
 //!
 //! Rooms, in reading order:
 //! - [`vocabulary`]: the words every other room uses (model, variant, arm, provider, precision, target)
+//! - [`profile`]: the shapes that an engine was built for
 //! - [`bundle`]: the manifest of an engine and the digest that names it
 //! - [`snapshot`]: what a control plane tells a sidecar to serve
 //! - [`split`]: which arm of an experiment a request meets
@@ -18,6 +19,7 @@ pub mod benchmark;
 pub mod bundle;
 pub mod cost;
 pub mod decision;
+pub mod profile;
 pub mod reference;
 pub mod sketch;
 pub mod snapshot;

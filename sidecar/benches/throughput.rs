@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 
 use akidb_domain::bundle::Manifest;
 use akidb_domain::vocabulary::ExecutionProvider;
-use akidb_sidecar::engine::EngineSpec;
 use akidb_sidecar::engine::onnx::{self, Runtime};
+use akidb_sidecar::engine::{EngineSpec, GpuSpec};
 use akidb_sidecar::tokenizer::{Tokenizer, TokenizerPool};
 
 use load::{Plan, Seen};
@@ -86,7 +86,14 @@ impl Bench {
         let manifest = Manifest::parse(&std::fs::read(bundle.join("manifest.json")).expect("a manifest")).expect("a valid manifest");
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let (graph, dimension) = (manifest.graph.clone(), manifest.model.dimension as usize);
-        let spec = EngineSpec { path: bundle.join("model.onnx"), graph, dimension, provider: ExecutionProvider::Cpu, threads };
+        let spec = EngineSpec {
+            path: bundle.join("model.onnx"),
+            graph,
+            dimension,
+            provider: ExecutionProvider::Cpu,
+            threads,
+            gpu: GpuSpec::default(),
+        };
         let pool = TokenizerPool::start(1).expect("threads");
         let tokenizer = Tokenizer::load(&bundle.join("tokenizer.json"), manifest.model.max_tokens, &pool).expect("a tokenizer");
         println!("{threads} threads, {}, {rounds} rounds", Runtime::version().split_whitespace().take(4).collect::<Vec<_>>().join(" "));

@@ -2,6 +2,9 @@
 //!
 //! Enters: a [`Config`]. Leaves: a running sidecar. Never: logic of a room.
 
+pub mod build_engine;
+#[cfg(feature = "tensorrt")]
+mod gpus;
 mod start;
 
 use std::io::IsTerminal;

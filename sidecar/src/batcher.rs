@@ -1,13 +1,16 @@
 //! Lanes, batches and the one executor of a device.
 //!
 //! Enters: token ids of requests, engines. Leaves: vectors, and observations of what the device did. Never: a request lost, answered
-//! twice or waited for past its deadline; a second thread that runs an engine.
+//! twice or waited for past its deadline; a second thread that runs a context of an engine.
+//!
+//! On a CPU there is one executor. For GPUs there is one for each execution context, so that one batch is prepared and answered while the
+//! device runs another; whichever is free takes the next batch.
 //!
 //! Rooms, in reading order:
 //! - [`policy`]: what runs next; pure
 //! - [`budget`]: how many tokens a batch of an engine should hold
 //! - `queue`: the work that waits, behind one lock
-//! - `executor`: the thread that owns the engines
+//! - `executor`: a thread that owns engines
 
 pub mod budget;
 mod executor;
@@ -35,12 +38,17 @@ use crate::traces::TraceLink;
 pub struct EngineId(u64);
 
 /// How batches are cut: `[embedding.batching]` and the bounds of the queue.
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of the configuration, or says that one was not given")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatcherConfig {
     /// `enabled`: false runs every request by itself.
     pub enabled: bool,
     /// `max_batch_size`: most texts in a batch.
     pub max_batch_size: usize,
+    /// `max_batch_size` is not set: an engine with a shape profile says its own.
+    pub learn_size: bool,
+    /// Threads that run batches: one for each execution context of the device, at most [`MAX_WORKERS`].
+    pub workers: usize,
     /// `max_wait_time_ms`: longest that a request waits for others.
     pub max_wait: Duration,
     /// `adaptive`: learn a shorter wait from arrivals and engine time.
@@ -60,6 +68,8 @@ impl Default for BatcherConfig {
         Self {
             enabled: true,
             max_batch_size: 64,
+            learn_size: true,
+            workers: 1,
             max_wait: Duration::from_millis(10),
             adaptive: true,
             max_batch_tokens: 512,
@@ -134,6 +144,8 @@ pub enum BatchError {
     Closed,
 }
 
+/// Most threads that run batches.
+pub const MAX_WORKERS: usize = 128;
 /// How long a batch may take to notice that it is stopped.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
@@ -144,12 +156,22 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Starts the executor's thread. It ends at [`Batcher::shutdown`].
-    pub fn start(config: BatcherConfig, telemetry: Telemetry, metrics: Metrics) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let queue = Arc::new(Queue::new(config, metrics.clone()));
-        let executor = Executor { queue: queue.clone(), telemetry, metrics, engines: HashMap::new(), tensors: TokenBatch::default() };
-        let thread = std::thread::Builder::new().name("executor".into()).spawn(move || executor.run())?;
-        Ok((Self { queue }, thread))
+    /// Starts the executors' threads. They end at [`Batcher::shutdown`].
+    pub fn start(config: BatcherConfig, telemetry: &Telemetry, metrics: &Metrics) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
+        let workers = config.workers.clamp(1, MAX_WORKERS);
+        let queue = Arc::new(Queue::new(config, workers, metrics.clone()));
+        let start = |worker: usize| {
+            let (queue, telemetry, metrics) = (queue.clone(), telemetry.clone(), metrics.clone());
+            let executor = Executor { worker, queue, telemetry, metrics, engines: HashMap::new(), tensors: TokenBatch::default() };
+            std::thread::Builder::new().name(format!("executor-{worker}")).spawn(move || executor.run())
+        };
+        let threads = (0..workers).map(start).collect::<std::io::Result<_>>()?;
+        Ok((Self { queue }, threads))
+    }
+
+    /// Why the device runs nothing any more; none: it does.
+    pub fn fault(&self) -> Option<String> {
+        self.queue.fault()
     }
 
     /// Takes an engine in; returns when the executor has it.
@@ -190,7 +212,8 @@ impl Batcher {
             return self.queue.budget(engine);
         }
         let until = Instant::now() + budget::MOST_TIME;
-        let mut sweep = budget::Sweep::new(self.queue.max_batch_size(), max_tokens);
+        let (max_rows, largest) = self.queue.sizes(engine);
+        let mut sweep = budget::Sweep::new(max_rows, max_tokens, largest);
         while let Some(batch) = sweep.next_batch().filter(|_| Instant::now() < until) {
             let tokens = batch.ids.len();
             match self.run_overhead(engine, batch, "warmup", model, variant).await {
@@ -214,9 +237,12 @@ impl Batcher {
             return Ok(Embedded::default());
         }
         let deadline = tokio::time::Instant::from_std(work.deadline);
-        let (_ticket, answer) = self.queue.push(work, Instant::now())?;
+        let (ticket, answer) = self.queue.push(work, Instant::now())?;
         match tokio::time::timeout_at(deadline, answer).await {
-            Ok(answer) => answer.unwrap_or(Err(BatchError::Closed)),
+            Ok(answer) => {
+                ticket.answered();
+                answer.unwrap_or(Err(BatchError::Closed))
+            }
             Err(_) => Err(BatchError::Deadline),
         }
     }

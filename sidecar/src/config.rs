@@ -18,11 +18,19 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use akidb_domain::cost::WHOLE_DEVICE_PPM;
+use akidb_domain::profile::Shape;
 use akidb_domain::vocabulary::ExecutionProvider;
 
 pub use models::{Entry, Models};
 use reader::{Environment, Errors, Section};
 pub use reference::DefaultModel;
+
+/// Price book key of a device that nobody named.
+pub const CPU_SKU: &str = "cpu";
+/// Most GPUs that serve together.
+const MAX_DEVICES: usize = 8;
+/// Most shapes that run as CUDA graphs: each takes memory of its own in each context.
+const MAX_GRAPHS: usize = 8;
 
 /// Everything a sidecar is told.
 #[derive(Debug, Clone)]
@@ -108,11 +116,11 @@ pub struct Identity {
 /// `[device]`: what is paid for.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// `sku`, `AKIDB_DEVICE_SKU`: price book key; default `cpu`.
+    /// `sku`, `AKIDB_DEVICE_SKU`: price book key; default `cpu`, on a GPU its name such as `nvidia-h100-80gb-hbm3`.
     pub sku: String,
     /// `region`, `AKIDB_DEVICE_REGION`: price book key; default `local`.
     pub region: String,
-    /// `uuid`, `AKIDB_DEVICE_UUID`: default `cpu-<node>`.
+    /// `uuid`, `AKIDB_DEVICE_UUID`: default `cpu-<node>`, on a GPU its own.
     pub uuid: String,
     /// `share_ppm`, `AKIDB_DEVICE_SHARE_PPM`: part of the device that this sidecar occupies, in parts in a million; default all of it.
     pub share_ppm: u32,
@@ -127,6 +135,15 @@ pub struct Runtime {
     pub threads: usize,
     /// `provider`, `AKIDB_EMBEDDING_PROVIDER`: demanded; none: the best there is.
     pub provider: Option<ExecutionProvider>,
+    /// `device_ids`, `AKIDB_DEVICE_IDS` (`0,1`): GPUs that serve every model together; default the first.
+    pub device_ids: Vec<u32>,
+    /// `contexts`, `AKIDB_CONTEXTS`: execution contexts a GPU, each with a thread of its own, so that one batch is prepared and answered
+    /// while the GPU runs another; default 2.
+    pub contexts: usize,
+    /// `cuda_graphs`, `AKIDB_CUDA_GRAPHS` (`1x16,1x32`): shapes of TensorRT engines that run as CUDA graphs; default these two.
+    pub cuda_graphs: Vec<Shape>,
+    /// `tf32`, `AKIDB_TF32`: whether the `cuda` provider may use TF32 for fp32 graphs; default true.
+    pub tf32: bool,
 }
 
 /// `[logs]`
@@ -167,8 +184,8 @@ pub struct Traces {
 pub struct Batching {
     /// `enabled`, `AKIDB_BATCHING_ENABLED`: false runs every request by itself; default true.
     pub enabled: bool,
-    /// `max_batch_size`, `AKIDB_MAX_BATCH_SIZE`: most texts in a batch; default 64.
-    pub max_batch_size: usize,
+    /// `max_batch_size`, `AKIDB_MAX_BATCH_SIZE`: most texts in a batch; default 64, or what the shape profile of an engine on a GPU says.
+    pub max_batch_size: Option<usize>,
     /// `max_wait_time_ms`, `AKIDB_MAX_WAIT_TIME_MS`: longest that a request waits for others; default 10.
     pub max_wait: Duration,
     /// `adaptive`, `AKIDB_BATCHING_ADAPTIVE`: learn a shorter wait from arrivals and engine time; default true.
@@ -176,8 +193,8 @@ pub struct Batching {
     /// `max_batch_tokens`, `AKIDB_MAX_BATCH_TOKENS`: most tokens in a batch, padding included; default: learnt for each engine when it is
     /// warmed up.
     pub max_batch_tokens: Option<usize>,
-    /// `max_queued_texts`, `AKIDB_MAX_QUEUED_TEXTS`: most texts that wait; default 4,096.
-    pub max_queued_texts: usize,
+    /// `max_queued_texts`, `AKIDB_MAX_QUEUED_TEXTS`: most texts that wait; default 4,096, on a GPU 65,536.
+    pub max_queued_texts: Option<usize>,
     /// `max_queued_ms`, `AKIDB_MAX_QUEUED_MS`: most estimated work that waits; default 4,000.
     pub max_queued: Duration,
 }
@@ -264,18 +281,50 @@ impl Source<'_> {
     }
 
     /// A number within bounds.
-    fn number(
+    fn number(&mut self, section: &mut Section, names: (&'static str, &str), default: u64, bounds: std::ops::RangeInclusive<u64>) -> u64 {
+        self.optional(section, names, bounds).unwrap_or(default)
+    }
+
+    /// A number within bounds, if it is given.
+    fn optional(
         &mut self,
         section: &mut Section,
         (key, variable): (&'static str, &str),
-        default: u64,
         bounds: std::ops::RangeInclusive<u64>,
-    ) -> u64 {
-        let value = self.get(section, key, variable).unwrap_or(default);
+    ) -> Option<u64> {
+        let value = self.get(section, key, variable)?;
         if !bounds.contains(&value) {
             self.errors.add(format!("`{}` (`{variable}`): {value} is not in {}..={}", section.path_of(key), bounds.start(), bounds.end()));
         }
-        value
+        Some(value)
+    }
+
+    /// A few words without repetition: an array in the file, separated by commas in the variable.
+    fn list<T: FromStr + PartialEq + fmt::Display>(
+        &mut self,
+        section: &mut Section,
+        (key, variable): (&'static str, &str),
+        default: &str,
+        allowed: impl Fn(&T) -> bool,
+        most: usize,
+    ) -> Vec<T> {
+        let reader::Words(words) = self.get(section, key, variable).unwrap_or_else(|| reader::Words::of(default));
+        let mut values: Vec<T> = Vec::new();
+        for word in &words {
+            let problem = match word.parse::<T>().ok().filter(&allowed) {
+                Some(value) if !values.contains(&value) => {
+                    values.push(value);
+                    continue;
+                }
+                Some(value) => format!("{value} is there twice"),
+                None => format!("`{word}` is not what it may hold, e.g. {default}"),
+            };
+            self.errors.add(format!("`{}` (`{variable}`): {problem}", section.path_of(key)));
+        }
+        if values.len() > most {
+            self.errors.add(format!("`{}` (`{variable}`): {} values; at most {most} are allowed", section.path_of(key), values.len()));
+        }
+        values
     }
 
     /// A part of the whole, 0 to 1.
@@ -372,7 +421,7 @@ fn device(root: &mut Section, identity: &Identity, source: &mut Source<'_>) -> D
     let share =
         source.number(&mut it, ("share_ppm", "AKIDB_DEVICE_SHARE_PPM"), u64::from(WHOLE_DEVICE_PPM), 1..=u64::from(WHOLE_DEVICE_PPM));
     let device = Device {
-        sku: source.text(&mut it, "sku", "AKIDB_DEVICE_SKU", || "cpu".into()),
+        sku: source.text(&mut it, "sku", "AKIDB_DEVICE_SKU", || CPU_SKU.into()),
         region: source.text(&mut it, "region", "AKIDB_DEVICE_REGION", || "local".into()),
         uuid: source.text(&mut it, "uuid", "AKIDB_DEVICE_UUID", || format!("cpu-{}", identity.node)),
         share_ppm: share as u32,
@@ -391,6 +440,10 @@ fn runtime(root: &mut Section, source: &mut Source<'_>) -> Runtime {
         onnxruntime,
         threads: source.number(&mut it, ("threads", "AKIDB_THREADS"), cpus, 1..=1024) as usize,
         provider: source.get(&mut it, "provider", "AKIDB_EMBEDDING_PROVIDER"),
+        device_ids: source.list(&mut it, ("device_ids", "AKIDB_DEVICE_IDS"), "0", |id: &u32| *id < 64, MAX_DEVICES),
+        contexts: source.number(&mut it, ("contexts", "AKIDB_CONTEXTS"), 2, 1..=16) as usize,
+        cuda_graphs: source.list(&mut it, ("cuda_graphs", "AKIDB_CUDA_GRAPHS"), "1x16,1x32", |_: &Shape| true, MAX_GRAPHS),
+        tf32: source.get(&mut it, "tf32", "AKIDB_TF32").unwrap_or(true),
     };
     it.finish(source.errors);
     runtime
@@ -430,14 +483,14 @@ fn batching(embedding: &mut Section, source: &mut Source<'_>) -> Batching {
     let mut it = embedding.table("batching", source.errors);
     let batching = Batching {
         enabled: source.get(&mut it, "enabled", "AKIDB_BATCHING_ENABLED").unwrap_or(true),
-        max_batch_size: source.number(&mut it, ("max_batch_size", "AKIDB_MAX_BATCH_SIZE"), 64, 1..=65_536) as usize,
+        max_batch_size: source.optional(&mut it, ("max_batch_size", "AKIDB_MAX_BATCH_SIZE"), 1..=65_536).map(|it| it as usize),
         max_wait: Duration::from_millis(source.number(&mut it, ("max_wait_time_ms", "AKIDB_MAX_WAIT_TIME_MS"), 10, 0..=60_000)),
         adaptive: source.get(&mut it, "adaptive", "AKIDB_BATCHING_ADAPTIVE").unwrap_or(true),
         max_batch_tokens: match source.number(&mut it, ("max_batch_tokens", "AKIDB_MAX_BATCH_TOKENS"), 0, 0..=16_777_216) {
             0 => None,
             tokens => Some(tokens as usize),
         },
-        max_queued_texts: source.number(&mut it, ("max_queued_texts", "AKIDB_MAX_QUEUED_TEXTS"), 4_096, 1..=1_000_000) as usize,
+        max_queued_texts: source.optional(&mut it, ("max_queued_texts", "AKIDB_MAX_QUEUED_TEXTS"), 1..=1_000_000).map(|it| it as usize),
         max_queued: Duration::from_millis(source.number(&mut it, ("max_queued_ms", "AKIDB_MAX_QUEUED_MS"), 4_000, 1..=300_000)),
     };
     it.finish(source.errors);

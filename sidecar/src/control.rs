@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use akidb_domain::snapshot::{Snapshot, SnapshotVersion};
+use akidb_domain::vocabulary::ExecutionProvider;
 use akidb_proto::v1;
 use arc_swap::ArcSwap;
 use tokio::sync::watch as cell;
@@ -95,7 +96,7 @@ impl Link {
     }
 
     fn plan(&self, snapshot: &Snapshot, default: Option<&DefaultModel>) -> Plan {
-        Plan::of_snapshot(snapshot, self.machine).with_configured(&self.configured, default.and_then(|it| it.selector.as_deref()))
+        Plan::of_snapshot(snapshot, &self.machine).with_configured(&self.configured, default.and_then(|it| it.selector.as_deref()))
     }
 }
 
@@ -169,15 +170,23 @@ fn endpoint(plane: &ControlPlane) -> Endpoint {
 
 fn identity(config: &Config, link: &Link) -> v1::Identity {
     let memory = rustix::system::sysinfo();
+    let machine = &link.machine;
+    let gpu = machine.facts.first(&machine.devices).filter(|_| machine.best() != ExecutionProvider::Cpu);
     let device = v1::Device {
         uuid: config.device.uuid.clone(),
         sku: config.device.sku.clone(),
         region: config.device.region.clone(),
         share_ppm: config.device.share_ppm,
-        compute_capability: String::new(),
-        memory_bytes: (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit)),
+        compute_capability: gpu.map(|it| it.compute_capability.clone()).unwrap_or_default(),
+        memory_bytes: gpu.map_or_else(|| (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit)), |it| it.memory_bytes),
     };
-    let provider = v1::Provider { name: link.machine.provider.to_string(), version: link.runtime.clone() };
+    let version = |provider: ExecutionProvider| match provider {
+        ExecutionProvider::TensorRt => machine.facts.tensorrt.clone().unwrap_or_default(),
+        ExecutionProvider::Cuda | ExecutionProvider::Cpu => link.runtime.clone(),
+    };
+    let allowed = |it: &ExecutionProvider| machine.demanded.is_none_or(|demanded| demanded == *it);
+    let usable = machine.facts.usable().into_iter().filter(allowed);
+    let providers = usable.map(|it| v1::Provider { name: it.to_string(), version: version(it) }).collect();
     v1::Identity {
         sidecar_id: link.sidecar_id.clone(),
         boot_id: link.boot_id.clone(),
@@ -187,7 +196,7 @@ fn identity(config: &Config, link: &Link) -> v1::Identity {
         app: config.identity.app.clone(),
         node: config.identity.node.clone(),
         devices: vec![device],
-        providers: vec![provider],
+        providers,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         active: None,
         spooled_boots: Vec::new(),

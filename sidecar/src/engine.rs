@@ -1,14 +1,34 @@
 //! One loaded graph: token ids in, vectors out.
 //!
 //! Enters: a rectangular batch. Leaves: one vector a row. Never: a queue, a model's name, a second caller; the executor's thread owns
-//! every engine. `engine/onnx.rs` is the only file that names `ort`.
+//! every engine. `engine/onnx.rs` and the files under it are the only ones that name `ort`.
+//!
+//! Rooms, in reading order:
+//! - [`buckets`]: how batches are padded and split to the shapes that an engine was built for; pure
+//! - [`device`]: what GPUs, drivers and libraries this machine has
+//! - [`fault`]: what a GPU's error means; pure
+//! - [`onnx`]: ONNX Runtime, on the CPU and on GPUs
+//! - `library`: libraries that are looked for at run time
+//! - `cuda`: streams, pinned memory and events of the CUDA driver
+//! - `nvml`: what the driver measures of a GPU
+//! - `workers`: threads inside an operator on the CPU
 
+pub mod buckets;
+#[cfg(feature = "tensorrt")]
+mod cuda;
+pub mod device;
+pub mod fault;
+#[cfg(feature = "tensorrt")]
+mod library;
+#[cfg(feature = "tensorrt")]
+pub mod nvml;
 pub mod onnx;
 mod workers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use akidb_domain::bundle::Graph;
 use akidb_domain::vocabulary::ExecutionProvider;
@@ -57,6 +77,39 @@ pub trait Engine: Send {
     fn stop(&self) -> Option<Stop> {
         None
     }
+
+    /// The batches that suit it; none: any.
+    fn limits(&self) -> Option<Limits> {
+        None
+    }
+
+    /// Hands over what can run beside it: further contexts of the same engine, each for a thread of its own.
+    fn contexts(&mut self) -> Vec<Box<dyn Engine>> {
+        Vec::new()
+    }
+
+    /// How long the device worked on the last batch, where the device itself can say so.
+    fn device_time(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The batches that suit an engine with a shape profile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Most texts in a batch.
+    pub max_rows: usize,
+    /// Most tokens in a batch, padding included.
+    pub max_tokens: usize,
+    /// Lengths that texts are padded to, rising.
+    pub lengths: Arc<[usize]>,
+}
+
+impl Limits {
+    /// The length that a text of so many tokens is padded to.
+    pub fn padded(&self, tokens: usize) -> usize {
+        self.lengths.iter().copied().find(|it| *it >= tokens).unwrap_or(tokens)
+    }
 }
 
 /// A batch's vectors by `run`, checked: the right count, all finite, and a panic is an error.
@@ -90,6 +143,27 @@ pub struct EngineSpec {
     pub provider: ExecutionProvider,
     /// Threads inside an operator.
     pub threads: usize,
+    /// How to use GPUs; ignored by the `cpu` provider.
+    pub gpu: GpuSpec,
+}
+
+/// How an engine uses GPUs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GpuSpec {
+    /// Which GPUs; empty: the first.
+    pub devices: Vec<u32>,
+    /// Execution contexts a GPU; 0 counts as 1.
+    pub contexts: usize,
+    /// Shapes that run as CUDA graphs, where a profile has them.
+    pub cuda_graphs: Vec<akidb_domain::profile::Shape>,
+    /// Whether the `cuda` provider may use TF32 for fp32 graphs.
+    pub tf32: bool,
+    /// Profiles of an engine that was built ahead, narrow first; empty for a plain graph.
+    pub profiles: Vec<akidb_domain::profile::Profile>,
+    /// Files of all profiles but the last, in their order.
+    pub narrow: Vec<PathBuf>,
+    /// Most tokens of a text.
+    pub max_tokens: usize,
 }
 
 /// Why an engine cannot be loaded or run. The caller adds the artifact's name.
@@ -118,4 +192,10 @@ pub enum EngineError {
     /// A batch made room for requests.
     #[error("the batch was interrupted")]
     Interrupted,
+    /// The GPU has no memory left for this batch or engine; a smaller one may do.
+    #[error("GPU memory is out: {0}")]
+    OutOfMemory(String),
+    /// The GPU does not answer any more, or its context is broken; nothing runs on it until the process starts anew.
+    #[error("the GPU is lost: {0}")]
+    DeviceLost(String),
 }

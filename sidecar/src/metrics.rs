@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use akidb_domain::snapshot::SnapshotVersion;
 use prometheus::{
-    CounterVec, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    CounterVec, Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     TextEncoder,
 };
 
@@ -47,7 +47,7 @@ pub struct Metrics {
 #[derive(Debug)]
 struct Inner {
     registry: Registry,
-    lanes: RwLock<HashMap<String, HashMap<String, LaneMetrics>>>,
+    lanes: RwLock<HashMap<String, HashMap<String, Arc<LaneMetrics>>>>,
     latency: HistogramVec,
     batch_size: HistogramVec,
     batch_wait: HistogramVec,
@@ -72,6 +72,41 @@ struct Inner {
     snapshot_epoch: IntGauge,
     snapshot_number: IntGauge,
     ready: Gauge,
+    gpus: Gpus,
+}
+
+/// What is measured of each GPU; a series appears when its GPU gives a reading.
+#[derive(Debug)]
+struct Gpus {
+    duty_cycle: GaugeVec,
+    memory_used: GaugeVec,
+    memory: GaugeVec,
+    power: GaugeVec,
+    energy: GaugeVec,
+    sm_clock: GaugeVec,
+    memory_clock: GaugeVec,
+    throttle: GaugeVec,
+}
+
+/// One GPU at one moment; what it does not measure is none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GpuReading {
+    /// Part of the last sample in which a kernel ran, 0 to 100.
+    pub duty_cycle: Option<u32>,
+    /// Memory in use.
+    pub memory_used_bytes: Option<u64>,
+    /// Memory in all.
+    pub memory_bytes: Option<u64>,
+    /// Power drawn.
+    pub power_milliwatts: Option<u32>,
+    /// Energy drawn since the driver was loaded.
+    pub energy_millijoules: Option<u64>,
+    /// Clock of the multiprocessors.
+    pub sm_clock_mhz: Option<u32>,
+    /// Clock of the memory.
+    pub memory_clock_mhz: Option<u32>,
+    /// Why clocks are lower than they could be: NVML's bits.
+    pub throttle_reasons: Option<u64>,
 }
 
 /// The series of one variant, found once.
@@ -162,6 +197,16 @@ impl Metrics {
             snapshot_epoch: declare.gauge("akidb_snapshot_epoch", "Epoch of the snapshot in force")?,
             snapshot_number: declare.gauge("akidb_snapshot_version", "Number of the snapshot in force, within its epoch")?,
             ready: declare.float("akidb_ready", "1 when the default model is warm")?,
+            gpus: Gpus {
+                duty_cycle: declare.floats("nvidia_gpu_duty_cycle", "Percent of the last sample in which a kernel ran")?,
+                memory_used: declare.floats("akidb_gpu_memory_used_bytes", "Bytes of GPU memory in use, by all processes")?,
+                memory: declare.floats("akidb_gpu_memory_bytes", "Bytes of GPU memory")?,
+                power: declare.floats("akidb_gpu_power_watts", "Watts that the GPU draws")?,
+                energy: declare.floats("akidb_gpu_energy_joules", "Joules that the GPU drew since its driver was loaded")?,
+                sm_clock: declare.floats("akidb_gpu_sm_clock_hertz", "Clock of the multiprocessors")?,
+                memory_clock: declare.floats("akidb_gpu_memory_clock_hertz", "Clock of the memory")?,
+                throttle: declare.floats("akidb_gpu_throttle_reasons", "Why clocks are lower than they could be, as NVML's bits")?,
+            },
             lanes: RwLock::default(),
             registry,
         };
@@ -173,13 +218,13 @@ impl Metrics {
     }
 
     /// The series of a variant; made, at 0, when a variant becomes known.
-    pub fn lane(&self, model: &str, variant: &str) -> LaneMetrics {
+    pub fn lane(&self, model: &str, variant: &str) -> Arc<LaneMetrics> {
         let lanes = self.inner.lanes.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get(model).and_then(|it| it.get(variant)) {
             return lane.clone();
         }
         drop(lanes);
-        let lane = self.inner.make_lane(model, variant);
+        let lane = Arc::new(self.inner.make_lane(model, variant));
         let mut lanes = self.inner.lanes.write().unwrap_or_else(PoisonError::into_inner);
         lanes.entry(model.to_owned()).or_default().insert(variant.to_owned(), lane.clone());
         lane
@@ -252,6 +297,25 @@ impl Metrics {
     /// Whether the default model is warm.
     pub fn set_ready(&self, ready: bool) {
         self.inner.ready.set(f64::from(u8::from(ready)));
+    }
+
+    /// What a GPU measured.
+    pub fn set_gpu(&self, index: u32, reading: &GpuReading) {
+        let gpus = &self.inner.gpus;
+        let index = index.to_string();
+        let set = |series: &GaugeVec, value: Option<f64>| {
+            if let Some(value) = value {
+                series.with_label_values(&[&index]).set(value);
+            }
+        };
+        set(&gpus.duty_cycle, reading.duty_cycle.map(f64::from));
+        set(&gpus.memory_used, reading.memory_used_bytes.map(|it| it as f64));
+        set(&gpus.memory, reading.memory_bytes.map(|it| it as f64));
+        set(&gpus.power, reading.power_milliwatts.map(|it| f64::from(it) / 1e3));
+        set(&gpus.energy, reading.energy_millijoules.map(|it| it as f64 / 1e3));
+        set(&gpus.sm_clock, reading.sm_clock_mhz.map(|it| f64::from(it) * 1e6));
+        set(&gpus.memory_clock, reading.memory_clock_mhz.map(|it| f64::from(it) * 1e6));
+        set(&gpus.throttle, reading.throttle_reasons.map(|it| it as f64));
     }
 
     /// The registry, for metrics of other rooms' own devices.
@@ -332,6 +396,11 @@ impl Declare<'_> {
         self.add(IntGaugeVec::new(Opts::new(name, help), labels)?)
     }
 
+    /// By GPU.
+    fn floats(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
+        self.add(GaugeVec::new(Opts::new(name, help), &["gpu"])?)
+    }
+
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
         self.add(IntGauge::new(name, help)?)
     }
@@ -364,6 +433,15 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn tensorrt_provider_test_a_gpu_shows_what_it_measures_and_nothing_else() {
+        let metrics = Metrics::new().unwrap();
+        metrics.set_gpu(1, &GpuReading { duty_cycle: Some(87), power_milliwatts: Some(431_500), ..GpuReading::default() });
+        let text = metrics.render().unwrap();
+        assert!(text.contains("nvidia_gpu_duty_cycle{gpu=\"1\"} 87") && text.contains("akidb_gpu_power_watts{gpu=\"1\"} 431.5"), "{text}");
+        assert!(!text.contains("akidb_gpu_memory_used_bytes{"), "{text}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use akidb_domain::bundle::Manifest;
 use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision, TargetProvider};
 use akidb_sidecar::artifacts::cache::sha256_of;
 use akidb_sidecar::engine::onnx::{self, Runtime};
-use akidb_sidecar::engine::{Engine, EngineError, EngineSpec, TokenBatch};
+use akidb_sidecar::engine::{Engine, EngineError, EngineSpec, GpuSpec, TokenBatch};
 use akidb_sidecar::tokenizer::{Tokenizer, TokenizerPool};
 
 use super::places::Found;
@@ -66,6 +66,7 @@ impl Contestant {
             dimension: manifest.model.dimension as usize,
             provider,
             threads,
+            gpu: GpuSpec::default(),
         };
         if provider == ExecutionProvider::Cpu {
             check_files(found)?;

@@ -15,10 +15,11 @@ use super::App;
 use crate::artifacts::Artifacts;
 use crate::batcher::{Batcher, BatcherConfig};
 use crate::clock::Clock;
-use crate::config::{Batching, Config};
+use crate::config::{self, Config};
 use crate::control::{self, Control};
-use crate::engine::EngineError;
+use crate::engine::device::{self, Facts, Gpu};
 use crate::engine::onnx::Runtime;
+use crate::engine::{EngineError, GpuSpec};
 use crate::http::{AppState, Limits, Listener, Readiness, TextLog};
 use crate::metrics::{Metrics, MetricsError};
 use crate::models::bundles::Bundles;
@@ -28,14 +29,20 @@ use crate::telemetry::{Recorder, Spool, Telemetry, recorder};
 use crate::tokenizer::{TokenizerError, TokenizerPool};
 use crate::traces::{Traces, TracesError};
 
+/// Texts that may wait for a GPU: a fraction of a second of its work.
+const GPU_QUEUED_TEXTS: usize = 65_536;
+
 /// Why a sidecar does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The demanded provider is not there.
-    #[error(
-        "`runtime.provider` (`AKIDB_EMBEDDING_PROVIDER`) demands `{0}`, but this build has only the `cpu` provider: unset it, or use a build for GPUs"
-    )]
-    Provider(ExecutionProvider),
+    #[error("`runtime.provider` (`AKIDB_EMBEDDING_PROVIDER`) demands `{provider}`, which cannot serve here: {why}")]
+    Provider {
+        /// Which.
+        provider: ExecutionProvider,
+        /// What is missing.
+        why: String,
+    },
     /// No ONNX Runtime.
     #[error("{0}: set `runtime.onnxruntime` (`AKIDB_ONNXRUNTIME`) to its library")]
     Runtime(EngineError),
@@ -75,12 +82,10 @@ pub enum StartError {
 }
 
 /// The control plane is told of this boot by a name of its own.
-pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, StartError> {
-    // A demanded provider that cannot serve is an error, never a fallback.
-    if let Some(demanded) = config.runtime.provider.filter(|it| *it != ExecutionProvider::Cpu) {
-        return Err(StartError::Provider(demanded));
-    }
+pub(super) async fn build(mut config: Config, store: Option<Store>) -> Result<App, StartError> {
     Runtime::init(&config.runtime.onnxruntime).map_err(StartError::Runtime)?;
+    let machine = machine(&config)?;
+    name_device(&mut config.device, &machine);
     let (clock, metrics, stop) = (Clock::start(), Metrics::new()?, CancellationToken::new());
     let boot_id = uuid::Uuid::now_v7().to_string();
     let sidecar_id = sidecar_id(&config)?;
@@ -88,9 +93,8 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
     let artifacts = Artifacts::open(&config.storage.cache, config.storage.cache_limit_bytes, store.clone(), metrics.clone())
         .map_err(|cause| folder("`storage.cache_folder`", &config.storage.cache, cause))?;
 
-    let machine = Machine { provider: ExecutionProvider::Cpu };
     let bundles = Bundles::new(store, &config.storage.cache);
-    let configured = entries::resolve(&config.models, machine, &bundles, config.control_plane.is_none()).await?;
+    let configured = entries::resolve(&config.models, &machine, &bundles, config.control_plane.is_none()).await?;
 
     let (telemetry, observations) = Telemetry::channel(clock);
     let spool_folder = config.storage.state.join("spool");
@@ -99,7 +103,7 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
     let parts = recorder::Parts { device: config.device.clone(), spool: spool.clone(), metrics: metrics.clone(), clock };
     let (recorder, recording) = Recorder::start(parts, telemetry.clone(), observations);
 
-    let (batcher, _executor) = Batcher::start(batching(&config.batching), telemetry.clone(), metrics.clone())?;
+    let (batcher, _executors) = Batcher::start(batching(&config, &machine), &telemetry, &metrics)?;
     let parts = Parts {
         artifacts: artifacts.clone(),
         batcher: batcher.clone(),
@@ -109,10 +113,13 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
         clock,
         state: config.storage.state.clone(),
         threads: config.runtime.threads,
-        provider: machine.provider,
+        machine: machine.clone(),
+        gpu: gpu(&config),
         memory_limit_bytes: config.models.memory_limit_bytes.unwrap_or_else(memory::default_limit),
         load_timeout: config.models.load_timeout,
     };
+    #[cfg(feature = "tensorrt")]
+    let gpus = machine.facts.gpus.clone();
     let link = control::Link {
         runtime: Runtime::version(),
         boot_id,
@@ -127,6 +134,8 @@ pub(super) async fn build(config: Config, store: Option<Store>) -> Result<App, S
     let first = link.first_plan(&config).await;
     let (models, loading) = Models::start(parts, first, stop.clone());
     let mut tasks = vec![recording, loading];
+    #[cfg(feature = "tensorrt")]
+    tasks.push(super::gpus::watch(gpus, metrics.clone(), stop.clone()));
     let control = match &config.control_plane {
         Some(plane) => {
             let (control, linked) = Control::start(&config, plane.clone(), link, models.clone());
@@ -187,16 +196,62 @@ fn unix(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn batching(it: &Batching) -> BatcherConfig {
-    let usual = BatcherConfig::default();
+/// What this machine has. A demanded provider that cannot serve is an error, never a fallback; one that is only preferred is told of once.
+fn machine(config: &Config) -> Result<Machine, StartError> {
+    let devices = config.runtime.device_ids.clone();
+    let demanded = config.runtime.provider;
+    let facts = match demanded {
+        // Nobody needs a GPU to be looked for.
+        Some(ExecutionProvider::Cpu) => Facts::cpu_only("`runtime.provider` demands `cpu`"),
+        _ => device::detect(&config.runtime.onnxruntime, &devices),
+    };
+    for gpu in &facts.gpus {
+        let Gpu { index, name, compute_capability, memory_bytes, .. } = gpu;
+        let (driver, tensorrt) = (facts.driver.as_deref(), facts.tensorrt.as_deref());
+        tracing::info!(index, name, compute_capability, memory_bytes, driver, tensorrt, "GPU");
+    }
+    if let Some((provider, why)) = demanded.and_then(|it| Some((it, facts.refusal(it)?.to_owned()))) {
+        return Err(StartError::Provider { provider, why });
+    }
+    if demanded.is_none() && !facts.gpus.is_empty() {
+        for (provider, why) in &facts.refused {
+            tracing::warn!(provider, why, "a provider cannot serve here; others stand in");
+        }
+    }
+    Ok(Machine { facts, devices, demanded })
+}
+
+/// What is paid for, where the configuration left it open: the GPU that serves.
+fn name_device(device: &mut config::Device, machine: &Machine) {
+    let Some(gpu) = machine.facts.first(&machine.devices).filter(|_| machine.best() != ExecutionProvider::Cpu) else { return };
+    if device.sku == config::CPU_SKU {
+        device.sku = gpu.name.to_ascii_lowercase().replace(|it: char| !it.is_ascii_alphanumeric(), "-");
+        if device.uuid.starts_with("cpu-") {
+            device.uuid.clone_from(&gpu.uuid);
+        }
+    }
+}
+
+/// How engines use its GPUs; what is an engine's own comes with the engine.
+fn gpu(config: &Config) -> GpuSpec {
+    let it = &config.runtime;
+    let (devices, contexts, cuda_graphs, tf32) = (it.device_ids.clone(), it.contexts, it.cuda_graphs.clone(), it.tf32);
+    GpuSpec { devices, contexts, cuda_graphs, tf32, ..GpuSpec::default() }
+}
+
+fn batching(config: &Config, machine: &Machine) -> BatcherConfig {
+    let (it, usual) = (&config.batching, BatcherConfig::default());
+    let on_gpu = machine.best() != ExecutionProvider::Cpu;
     BatcherConfig {
         enabled: it.enabled,
-        max_batch_size: it.max_batch_size,
+        max_batch_size: it.max_batch_size.unwrap_or(usual.max_batch_size),
+        learn_size: it.max_batch_size.is_none(),
+        workers: if on_gpu { config.runtime.contexts * config.runtime.device_ids.len().max(1) } else { 1 },
         max_wait: it.max_wait,
         adaptive: it.adaptive,
         max_batch_tokens: it.max_batch_tokens.unwrap_or(usual.max_batch_tokens),
         learn_budget: it.max_batch_tokens.is_none(),
-        max_queued_texts: it.max_queued_texts,
+        max_queued_texts: it.max_queued_texts.unwrap_or(if on_gpu { GPU_QUEUED_TEXTS } else { usual.max_queued_texts }),
         max_queued: it.max_queued,
     }
 }

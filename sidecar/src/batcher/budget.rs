@@ -14,8 +14,8 @@ use crate::engine::TokenBatch;
 pub const MOST_TIME: Duration = Duration::from_secs(3);
 /// Smallest budget tried, in tokens: a lone text of middle length is not split further.
 const SMALLEST: usize = 128;
-/// Largest.
-const LARGEST: usize = 16_384;
+/// Largest, of an engine without a shape profile.
+pub const LARGEST: usize = 16_384;
 /// A text of the sweep has so many tokens, unless there may not be enough texts in a batch.
 const TEXT: usize = 32;
 /// Times that each size runs; its fastest counts, since whatever else the machine does only adds.
@@ -34,6 +34,7 @@ const ID: i64 = 100;
 pub struct Sweep {
     max_rows: usize,
     max_tokens: usize,
+    largest: usize,
     sizes: Vec<Size>,
 }
 
@@ -52,16 +53,16 @@ impl Size {
 }
 
 impl Sweep {
-    /// `max_rows` texts at most in a batch, `max_tokens` at most in a text.
-    pub fn new(max_rows: usize, max_tokens: usize) -> Self {
-        Self { max_rows: max_rows.max(1), max_tokens: max_tokens.max(1), sizes: Vec::new() }
+    /// `max_rows` texts at most in a batch, `max_tokens` at most in a text, `largest` at most in a batch.
+    pub fn new(max_rows: usize, max_tokens: usize, largest: usize) -> Self {
+        Self { max_rows: max_rows.max(1), max_tokens: max_tokens.max(1), largest, sizes: Vec::new() }
     }
 
     /// What to run next; none when more would not help.
     pub fn next_batch(&mut self) -> Option<TokenBatch> {
         if self.sizes.last().is_none_or(|it| it.ran >= PASSES) {
             let tokens = self.sizes.last().map_or(SMALLEST, |it| it.tokens * 2);
-            if tokens > LARGEST || tokens > self.max_rows * self.max_tokens || !self.pays() {
+            if tokens > self.largest || tokens > self.max_rows * self.max_tokens || !self.pays() {
                 return None;
             }
             self.sizes.push(Size { tokens, fastest: Duration::MAX, ran: 0 });
@@ -103,7 +104,7 @@ mod tests {
 
     /// Sweeps an engine that costs `fixed` and `by_token` microseconds, more from `cliff` tokens on.
     fn sweep(fixed: f64, by_token: f64, cliff: usize) -> (Option<usize>, Duration) {
-        let (mut sweep, mut total) = (Sweep::new(64, 256), Duration::ZERO);
+        let (mut sweep, mut total) = (Sweep::new(64, 256, LARGEST), Duration::ZERO);
         while let Some(batch) = sweep.next_batch() {
             assert_eq!((batch.ids.len(), batch.mask.len()), (batch.rows * batch.tokens, batch.rows * batch.tokens));
             assert!(batch.rows <= 64 && batch.tokens <= 256);
@@ -131,13 +132,13 @@ mod tests {
 
     #[test]
     fn one_size_is_not_enough_to_choose() {
-        let mut sweep = Sweep::new(64, 256);
+        let mut sweep = Sweep::new(64, 256, LARGEST);
         for _ in 0..PASSES {
             assert!(sweep.next_batch().is_some());
             sweep.ran(Duration::from_millis(1));
         }
         assert_eq!(sweep.best(), None);
-        let mut lone = Sweep::new(1, 16);
+        let mut lone = Sweep::new(1, 16, LARGEST);
         assert!(lone.next_batch().is_none() && lone.best().is_none());
     }
 }

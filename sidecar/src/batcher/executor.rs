@@ -1,16 +1,14 @@
-//! The thread that owns a device's engines and runs one batch at a time.
+//! A thread that owns a context of each of the device's engines and runs one batch at a time.
 //!
-//! Enters: steps from the queue. Leaves: vectors, observations, metrics. Never: two engines at once, an end by a panic of an engine.
+//! Enters: steps from the queue. Leaves: vectors, observations, metrics. Never: two batches at once, an end by a panic of an engine.
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::EngineId;
-use super::queue::{Batch, Outcome, Overhead, Queue, Step};
+use super::queue::{Batch, Gone, Outcome, Overhead, Queue, Step};
 use crate::engine::{Engine, EngineError, TokenBatch, checked};
 use crate::metrics::Metrics;
 use crate::telemetry::{BatchDone, Observation, Telemetry};
@@ -22,6 +20,8 @@ const RETRIES: usize = 12;
 const PAD: i64 = 0;
 
 pub(super) struct Executor {
+    /// Which of the device's threads.
+    pub(super) worker: usize,
     pub(super) queue: Arc<Queue>,
     pub(super) telemetry: Telemetry,
     pub(super) metrics: Metrics,
@@ -43,11 +43,13 @@ impl Executor {
     pub(super) fn run(mut self) {
         let _end = EndOnDrop(self.queue.clone());
         loop {
-            match self.queue.next_step() {
+            match self.queue.next_step(self.worker) {
                 Step::Install(install) => {
                     self.engines.insert(install.id, install.engine);
-                    // Who asked may have left.
-                    let _ = install.done.send(());
+                    if let Some(done) = install.done {
+                        // Who asked may have left.
+                        let _ = done.send(());
+                    }
                 }
                 Step::Remove(id, done) => {
                     self.let_go(id, done);
@@ -64,13 +66,24 @@ impl Executor {
         let tokens: u64 = batch.cut.items.iter().map(|it| u64::from(it.tokens)).sum();
         let padded_tokens = (rows * batch.texts.iter().map(Vec::len).max().unwrap_or(0)) as u64;
         let from = Instant::now();
-        self.telemetry.observe(Observation::BatchStarted { lane: lane.clone(), at: from });
+        self.telemetry.observe(Observation::BatchStarted { worker: self.worker, lane: lane.clone(), at: from });
         let mut retries = RETRIES;
-        let vectors = self.vectors(batch, 0..rows, &mut retries);
+        let mut device = Some(Duration::ZERO);
+        let vectors = self.vectors(batch, 0..rows, &mut retries, &mut device);
         let to = Instant::now();
+        // Where the device tells its own time, what the host did before and after is not the device's.
+        let busy = device.map_or(to - from, |it| it.min(to - from));
+        let (began, from) = (from, to.checked_sub(busy).unwrap_or(from));
         let facts = BatchFacts { model: &lane.model, variant: &lane.variant, texts: rows, padded_tokens, from, to };
         traces::batch(&batch.links, &facts);
-        self.telemetry.observe(Observation::BatchFinished(BatchDone { lane: lane.clone(), from, to, tokens, padded_tokens }));
+        self.telemetry.observe(Observation::BatchFinished(BatchDone {
+            worker: self.worker,
+            lane: lane.clone(),
+            from,
+            to,
+            tokens,
+            padded_tokens,
+        }));
         if let Some(error) = vectors.iter().find_map(|it| it.as_ref().err()) {
             let failed = vectors.iter().filter(|it| it.is_err()).count();
             tracing::error!(model = lane.model, variant = lane.variant, rows, failed, %error, "texts of a batch failed");
@@ -80,37 +93,50 @@ impl Executor {
             metrics.flush(batch.cut.reason);
             metrics.tokens.inc_by(tokens);
             metrics.padded_tokens.inc_by(padded_tokens);
-            metrics.engine_seconds.inc_by((to - from).as_secs_f64());
+            metrics.engine_seconds.inc_by(busy.as_secs_f64());
         }
-        self.queue.finish(batch, Outcome { from, to, tokens, padded_tokens, vectors });
+        self.queue.finish(batch, Outcome { from: began, to, busy, tokens, padded_tokens, vectors });
     }
 
     /// Vectors of a part of a batch. If it fails its halves are tried, so that a bad text fails alone; no more than `retries` times, and not
     /// once the shutdown has given up.
-    fn vectors(&mut self, batch: &Batch, part: Range<usize>, retries: &mut usize) -> Vec<Result<Vec<f32>, Arc<str>>> {
+    /// `device` is added the device's own time, and is none once an engine does not tell it.
+    fn vectors(
+        &mut self,
+        batch: &Batch,
+        part: Range<usize>,
+        retries: &mut usize,
+        device: &mut Option<Duration>,
+    ) -> Vec<Result<Vec<f32>, Arc<str>>> {
         fill(&mut self.tensors, &batch.texts[part.clone()]);
-        let error = match run(&mut self.engines, batch.cut.engine, &self.tensors, |it, batch| it.run(batch)) {
+        let result = run(&mut self.engines, batch.cut.engine, &self.tensors, |it, batch| it.run(batch));
+        let told = self.engines.get(&batch.cut.engine).and_then(|it| it.device_time());
+        *device = device.zip(told).map(|(sum, it)| sum + it);
+        let error = match result {
             Ok((flat, dimension)) => return flat.chunks_exact(dimension.max(1)).map(|it| Ok(it.to_vec())).collect(),
             Err(error) => error,
         };
-        if part.len() == 1 || *retries == 0 || self.queue.gave_up() {
+        let lost = matches!(error, EngineError::DeviceLost(_));
+        if lost {
+            self.queue.device_lost(&error.to_string());
+        }
+        if part.len() == 1 || *retries == 0 || lost || self.queue.gave_up() {
             let cause: Arc<str> = error.to_string().into();
             return vec![Err(cause); part.len()];
         }
         *retries -= 1;
         let middle = part.start + part.len() / 2;
-        let mut vectors = self.vectors(batch, part.start..middle, retries);
-        vectors.extend(self.vectors(batch, middle..part.end, retries));
+        let mut vectors = self.vectors(batch, part.start..middle, retries, device);
+        vectors.extend(self.vectors(batch, middle..part.end, retries, device));
         vectors
     }
 
     /// Freeing an engine's memory takes milliseconds that a request would wait: on a thread of its own.
-    fn let_go(&mut self, id: EngineId, done: oneshot::Sender<()>) {
+    fn let_go(&mut self, id: EngineId, done: Arc<Gone>) {
         let engine = self.engines.remove(&id);
         let gone = std::thread::Builder::new().name("engine-drop".into()).spawn(move || {
             drop(engine);
-            // Who asked may have left.
-            let _ = done.send(());
+            drop(done);
         });
         if let Err(error) = gone {
             tracing::warn!(%error, "no thread to free an engine's memory; it was freed between batches");
@@ -120,14 +146,14 @@ impl Executor {
     fn overhead(&mut self, overhead: Overhead) {
         let Overhead { engine, batch, cause, model, variant, yields, done } = overhead;
         if done.is_closed() {
-            return self.queue.overhead_finished(Duration::ZERO);
+            return self.queue.overhead_finished(Duration::ZERO, yields);
         }
         let from = Instant::now();
         let result = run(&mut self.engines, engine, &batch, |it, batch| if yields { it.run_yielding(batch) } else { it.run(batch) });
         let to = Instant::now();
         self.telemetry.observe(Observation::Overhead { cause, model, variant, from, to });
         self.metrics.overhead(cause, to - from);
-        self.queue.overhead_finished(to - from);
+        self.queue.overhead_finished(to - from, yields);
         // Who asked may have left.
         drop(done.send(result.map(|it| (it.0, to - from))));
     }

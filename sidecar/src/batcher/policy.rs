@@ -11,6 +11,8 @@
 //!   half of it as long as much shorter ones come in too: they would wait for all of it.
 //! - Padding in a batch may cost what one more run would (learnt), but no more than a 32nd of the budget, and a
 //!   32nd of the batch on top.
+//! - An engine with a shape profile says itself how large its batches may be and what lengths it pads to; only what the configuration pins is
+//!   kept smaller. There a run costs much and padding little: up to a quarter of the budget.
 //! - An idle device runs at once. Otherwise a batch that is not full waits for the window: `max_wait`, or if adaptive, the fixed cost of a
 //!   run when at least one more text is expected within it, else nothing.
 
@@ -26,6 +28,7 @@ use fair::Fair;
 use shape::{Shape, class_of};
 
 use super::{BatcherConfig, EngineId};
+use crate::engine::Limits;
 
 /// Tokens by which credit grows: a few short texts.
 const QUANTUM: i64 = 128;
@@ -35,6 +38,10 @@ const FEW: usize = 16;
 const LONG: u32 = 4;
 /// and so long after it.
 const RECENT: Duration = Duration::from_millis(500);
+/// Most of the budget that padding may take on an engine that takes any shape,
+const PADDING_PART: usize = 32;
+/// and on one with a shape profile.
+const PROFILED_PADDING_PART: usize = 4;
 /// Overhead may take a tenth of a busy device.
 const OVERHEAD_PART: u64 = 9;
 /// Most overhead that is saved up.
@@ -102,9 +109,11 @@ pub struct Policy<L> {
     costs: BTreeMap<EngineId, Cost>,
     /// Learnt; an engine without one has the configured budget.
     budgets: BTreeMap<EngineId, usize>,
+    /// Of engines with a shape profile.
+    limits: BTreeMap<EngineId, Limits>,
     texts: usize,
     tokens: u64,
-    /// Tokens of the batch that runs.
+    /// Tokens of the batches that run.
     running: u64,
     /// Tokens of the shortest text of late, and when it came.
     shortest: Option<(u32, Instant)>,
@@ -152,6 +161,7 @@ impl<L: Clone + Eq> Policy<L> {
             requests: HashMap::new(),
             costs: BTreeMap::new(),
             budgets: BTreeMap::new(),
+            limits: BTreeMap::new(),
             texts: 0,
             tokens: 0,
             running: 0,
@@ -214,8 +224,16 @@ impl<L: Clone + Eq> Policy<L> {
 
     /// What to do now, on a device that runs nothing.
     pub fn next(&mut self, now: Instant) -> Next<L> {
+        self.next_for(now, |_| true)
+    }
+
+    /// As [`Policy::next`], for one that has only the engines that `has` says.
+    pub fn next_for(&mut self, now: Instant, has: impl Fn(EngineId) -> bool) -> Next<L> {
         let mut wake: Option<Instant> = None;
         for at in 0..self.lanes.len() {
+            if !has(self.lanes[at].engine) {
+                continue;
+            }
             match self.reason(&self.lanes[at], now) {
                 Ok(reason) => return Next::Run(self.cut(at, reason, now)),
                 Err(until) => wake = Some(wake.map_or(until, |it| it.min(until))),
@@ -225,14 +243,20 @@ impl<L: Clone + Eq> Policy<L> {
         wake.map_or(Next::Idle, Next::WaitUntil)
     }
 
-    /// A batch failed; its time says nothing of the next one.
-    pub fn failed(&mut self) {
-        self.running = 0;
+    /// Whether a request that just came in changes what a lane that waits for its window should do: it is its first, or fills a batch.
+    pub fn is_ripe(&self, lane: &L, texts: usize) -> bool {
+        let full = |it: &Lane<L>| it.texts >= self.max_rows(it.engine) || it.tokens >= self.budget(it.engine) as u64;
+        !self.config.enabled || self.lanes.iter().filter(|it| it.key == *lane).any(|it| it.texts <= texts || full(it))
+    }
+
+    /// A batch of so many tokens failed; its time says nothing of the next one.
+    pub fn failed(&mut self, tokens: u64) {
+        self.running = self.running.saturating_sub(tokens);
     }
 
     /// A batch took so long.
     pub fn finished(&mut self, engine: EngineId, tokens: u64, padded_tokens: u64, took: Duration) {
-        self.running = 0;
+        self.running = self.running.saturating_sub(tokens);
         self.costs.entry(engine).or_default().learn(tokens, padded_tokens, took);
         self.overhead_credit = OVERHEAD_CREDIT.min(self.overhead_credit + (took.as_nanos() as u64 / OVERHEAD_PART) as i64);
     }
@@ -261,15 +285,38 @@ impl<L: Clone + Eq> Policy<L> {
         }
     }
 
+    /// An engine with a shape profile says what suits it.
+    pub fn set_limits(&mut self, engine: EngineId, limits: Limits) {
+        self.limits.insert(engine, limits);
+    }
+
+    /// What suits an engine, if it says so.
+    pub fn limits(&self, engine: EngineId) -> Option<&Limits> {
+        self.limits.get(&engine)
+    }
+
     /// Most tokens of an engine's batches.
     pub fn budget(&self, engine: EngineId) -> usize {
-        self.budgets.get(&engine).copied().unwrap_or(self.config.max_batch_tokens)
+        let most = self.limits.get(&engine).map_or(usize::MAX, |it| it.max_tokens);
+        let unknown = if self.config.learn_budget && most < usize::MAX { most } else { self.config.max_batch_tokens };
+        self.budgets.get(&engine).copied().unwrap_or(unknown).min(most)
+    }
+
+    /// Most texts of an engine's batches.
+    pub fn max_rows(&self, engine: EngineId) -> usize {
+        let configured = self.config.max_batch_size.max(1);
+        match self.limits.get(&engine) {
+            Some(limits) if self.config.learn_size => limits.max_rows,
+            Some(limits) => limits.max_rows.min(configured),
+            None => configured,
+        }
     }
 
     /// What was learnt of an engine is forgotten.
     pub fn forget(&mut self, engine: EngineId) {
         self.costs.remove(&engine);
         self.budgets.remove(&engine);
+        self.limits.remove(&engine);
     }
 
     /// Texts that wait in a lane.
@@ -324,7 +371,7 @@ impl<L: Clone + Eq> Policy<L> {
         let until = oldest + self.window(lane.engine);
         match () {
             () if !self.config.enabled => Ok("unbatched"),
-            () if lane.texts >= self.config.max_batch_size => Ok("size"),
+            () if lane.texts >= self.max_rows(lane.engine) => Ok("size"),
             () if lane.tokens >= self.budget(lane.engine) as u64 => Ok("tokens"),
             () if self.idle || self.requests.len() == 1 => Ok("idle"),
             () if until <= now => Ok("window"),
@@ -343,9 +390,12 @@ impl<L: Clone + Eq> Policy<L> {
     fn cut(&mut self, at: usize, reason: &'static str, now: Instant) -> Cut<L> {
         self.idle = false;
         let (key, engine) = (self.lanes[at].key.clone(), self.lanes[at].engine);
+        let limits = self.limits.get(&engine);
+        let part = if limits.is_some() { PROFILED_PADDING_PART } else { PADDING_PART };
         // What was learnt on a busy machine may be far off.
-        let free_padding = self.costs.get(&engine).map_or(0, Cost::fixed_tokens).min(self.budget(engine) / 32);
-        let shape = |budget| Shape::new(self.config.max_batch_size.max(1), budget, free_padding);
+        let free_padding = self.costs.get(&engine).map_or(0, Cost::fixed_tokens).min(self.budget(engine) / part);
+        let lengths = limits.map(|it| it.lengths.clone()).unwrap_or_default();
+        let shape = |budget| Shape::new(self.max_rows(engine), budget, free_padding).padding_to(lengths.clone());
         let first = self.lanes[at].best(&shape(self.budget(engine))).map_or(0, |it| it.tokens);
         let mut shape = shape(self.room(&self.lanes[at], first, now));
         self.lanes.rotate_left(at + 1);
@@ -357,7 +407,7 @@ impl<L: Clone + Eq> Policy<L> {
                 break;
             }
         }
-        self.running = items.iter().map(|it| u64::from(it.tokens)).sum();
+        self.running += items.iter().map(|it| u64::from(it.tokens)).sum::<u64>();
         Cut { lane: key, engine, items, reason }
     }
 

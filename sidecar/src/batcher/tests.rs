@@ -92,7 +92,7 @@ struct Rig {
 impl Rig {
     async fn start(config: BatcherConfig) -> Self {
         let (telemetry, observations) = Telemetry::channel(Clock::start());
-        let (batcher, _thread) = Batcher::start(config, telemetry, Metrics::new().unwrap()).unwrap();
+        let (batcher, _thread) = Batcher::start(config, &telemetry, &Metrics::new().unwrap()).unwrap();
         let (go, receiver) = channel();
         let ran = Arc::new(Mutex::new(Vec::new()));
         let stub = Stub { go: receiver, batches: ran.clone(), stopped: Arc::default(), interrupted: Arc::default() };
@@ -333,4 +333,118 @@ async fn the_next_engine_of_a_variant_takes_its_budget_over() {
 
 fn family(bytes: u64) -> Family<'static> {
     Family { model: "m", variant: "fp32", bytes }
+}
+
+/// An engine with contexts that run at the same time: each batch waits until `together` of them are inside.
+struct Wide {
+    inside: Arc<(Mutex<usize>, std::sync::Condvar)>,
+    together: usize,
+    others: Vec<Box<dyn Engine>>,
+    dropped: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+impl Drop for Wide {
+    fn drop(&mut self) {
+        self.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Engine for Wide {
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        let (inside, changed) = &*self.inside;
+        let mut count = inside.lock().unwrap();
+        *count += 1;
+        changed.notify_all();
+        let (count, late) = changed.wait_timeout_while(count, Duration::from_secs(10), |it| *it < self.together).unwrap();
+        drop(count);
+        if late.timed_out() {
+            Err(EngineError::Run("alone".into()))
+        } else {
+            Ok(batch.ids.iter().step_by(batch.tokens).map(|it| *it as f32).collect())
+        }
+    }
+
+    fn dimension(&self) -> usize {
+        1
+    }
+
+    fn provider(&self) -> ExecutionProvider {
+        ExecutionProvider::TensorRt
+    }
+
+    fn limits(&self) -> Option<crate::engine::Limits> {
+        Some(crate::engine::Limits { max_rows: 2, max_tokens: 32, lengths: vec![16].into() })
+    }
+
+    fn contexts(&mut self) -> Vec<Box<dyn Engine>> {
+        std::mem::take(&mut self.others)
+    }
+
+    fn device_time(&self) -> Option<Duration> {
+        Some(Duration::from_nanos(300))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tensorrt_provider_test_contexts_run_at_the_same_time_and_leave_together() {
+    let (telemetry, mut observations) = Telemetry::channel(Clock::start());
+    let config = BatcherConfig { workers: 2, ..BatcherConfig::default() };
+    let (batcher, threads) = Batcher::start(config, &telemetry, &Metrics::new().unwrap()).unwrap();
+    assert_eq!(threads.len(), 2);
+    let (inside, dropped) = (Arc::default(), Arc::default());
+    let wide = |others| Wide { inside: Arc::clone(&inside), together: 2, others, dropped: Arc::clone(&dropped) };
+    // One context more than there are executors.
+    let engine = batcher.install(Box::new(wide(vec![Box::new(wide(Vec::new())), Box::new(wide(Vec::new()))]))).await;
+    let (_go, receiver) = channel();
+    let stub = Stub { go: receiver, batches: Arc::default(), stopped: Arc::default(), interrupted: Arc::default() };
+    let lone = batcher.install(Box::new(stub)).await;
+    let rig = Rig {
+        batcher: batcher.clone(),
+        engine,
+        go: channel().0,
+        batches: Arc::default(),
+        _observations: Telemetry::channel(Clock::start()).1,
+    };
+    let (work, other) = (rig.work(&[&[7], &[8]], Duration::from_secs(20)), rig.work(&[&[9], &[10]], Duration::from_secs(20)));
+    let (first, second) = tokio::join!(batcher.submit(work), batcher.submit(other));
+    assert_eq!((first.as_ref().unwrap().vectors.len(), second.unwrap().vectors.len()), (2, 2));
+    // What the device says counts, not what the host waited.
+    assert_eq!(first.unwrap().engine, Duration::from_nanos(300));
+    batcher.remove(engine).await;
+    assert_eq!(dropped.load(Ordering::SeqCst), 3);
+    batcher.remove(lone).await;
+    batcher.shutdown(Instant::now() + Duration::from_secs(5)).await;
+    let mut workers = std::collections::BTreeSet::new();
+    while let Ok(observation) = observations.try_recv() {
+        if let crate::telemetry::Observation::BatchFinished(done) = observation {
+            workers.insert(done.worker);
+            assert_eq!(done.to - done.from, Duration::from_nanos(300));
+        }
+    }
+    assert_eq!(workers.len(), 2);
+}
+
+#[tokio::test]
+async fn tensorrt_provider_test_a_lost_device_is_told_and_its_batch_is_not_tried_again() {
+    struct Lost(Arc<std::sync::atomic::AtomicUsize>);
+    impl Engine for Lost {
+        fn run(&mut self, _: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Err(EngineError::DeviceLost("CUDA failure 700: an illegal memory access was encountered".into()))
+        }
+        fn dimension(&self) -> usize {
+            1
+        }
+        fn provider(&self) -> ExecutionProvider {
+            ExecutionProvider::TensorRt
+        }
+    }
+    let mut rig = Rig::start(BatcherConfig::default()).await;
+    let runs = Arc::default();
+    assert_eq!(rig.batcher.fault(), None);
+    rig.engine = rig.batcher.install(Box::new(Lost(Arc::clone(&runs)))).await;
+    let got = rig.batcher.submit(rig.work(&[&[1], &[2], &[3]], Duration::from_secs(20))).await;
+    assert!(matches!(&got, Err(BatchError::Engine(why)) if why.contains("the GPU is lost")), "{got:?}");
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+    assert!(rig.batcher.fault().is_some_and(|it| it.contains("illegal memory access")));
 }

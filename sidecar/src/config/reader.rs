@@ -191,6 +191,32 @@ impl Setting for f64 {
     }
 }
 
+/// Words of an array, numbers included; or of one string, separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words(pub Vec<String>);
+
+impl Words {
+    /// Of text such as `0,1`; of an empty one, none.
+    pub fn of(text: &str) -> Self {
+        Self(text.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned).collect())
+    }
+}
+
+impl Setting for Words {
+    const EXPECTED: &'static str = "an array, or words separated by commas";
+    fn from_file(value: &Value) -> Option<Self> {
+        let word = |it: &Value| it.as_str().map(str::to_owned).or_else(|| u64::from_file(it).map(|it| it.to_string()));
+        match value {
+            Value::Array(_, items) => items.iter().map(word).collect::<Option<_>>().map(Self),
+            value => word(value).map(|it| Self::of(&it)),
+        }
+    }
+    fn from_text(text: &str) -> Option<Self> {
+        // An empty variable counts as not set; `none` says that there are none.
+        Some(if text == "none" { Self(Vec::new()) } else { Self::of(text) })
+    }
+}
+
 /// Words and addresses are strings that parse.
 macro_rules! parsed {
     ($($type:ty = $expected:literal),+ $(,)?) => {$(

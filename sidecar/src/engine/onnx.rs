@@ -1,7 +1,17 @@
-//! ONNX Runtime. The only file that names `ort`.
+//! ONNX Runtime. This file and those under it are the only ones that name `ort`: [`providers`] the GPU providers and their options, `bound`
+//! engines on GPUs, [`compile`] engines built ahead.
 //!
 //! Enters: a graph's file and its manifest's names. Leaves: a boxed [`Engine`]. Never: a panic for a library that is missing or too old, a
 //! graph that does not fit its manifest, a provider other than the one asked for.
+
+#[cfg(feature = "tensorrt")]
+mod bound;
+#[cfg(feature = "tensorrt")]
+pub mod compile;
+#[cfg(feature = "tensorrt")]
+pub(super) mod providers;
+#[cfg(feature = "tensorrt")]
+mod ran_on;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -31,7 +41,9 @@ impl Runtime {
             return Ok(());
         }
         let fail = |cause: String| EngineError::Runtime(format!("{}: {cause}", path.display()));
-        let builder = ort::init_from(path).map_err(|it| fail(it.to_string()))?;
+        // It looks for its providers beside the file that it was loaded from, which a link is not.
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let builder = ort::init_from(real).map_err(|it| fail(it.to_string()))?;
         let environment = builder.with_name("akidb").with_telemetry(false).build().map_err(|it| fail(it.to_string()))?;
         // Warnings of the runtime are about graphs it optimises well enough; errors come back as values.
         environment.set_log_level(ort::logging::LogLevel::Error);
@@ -63,13 +75,17 @@ impl Loader {
     /// Starts the engine's threads, parked.
     pub fn new(spec: &EngineSpec) -> Result<Self, EngineError> {
         // The thread that runs the engine is one of them.
-        let workers = Workers::start(spec.threads.max(1) - 1).map_err(|it| EngineError::Load(format!("its threads: {it}")))?;
+        let hands = if spec.provider == ExecutionProvider::Cpu { spec.threads.max(1) - 1 } else { 0 };
+        let workers = Workers::start(hands).map_err(|it| EngineError::Load(format!("its threads: {it}")))?;
         Ok(Self { spec: spec.clone(), workers })
     }
 
     /// Loads the graph and checks its inputs and outputs. The engine is parked until [`Engine::unpark`].
     pub fn load(self) -> Result<Box<dyn Engine>, EngineError> {
         let Self { spec, workers } = self;
+        if spec.provider != ExecutionProvider::Cpu {
+            return on_gpu(&spec);
+        }
         let gate = workers.gate();
         let environment = ENVIRONMENT.get().ok_or_else(|| EngineError::Runtime("its library is not loaded yet".into()))?;
         let builder = builder(environment, &spec)?.with_thread_manager(workers).map_err(|it| EngineError::Load(it.to_string()))?;
@@ -97,7 +113,6 @@ impl ThreadManager for Workers {
 fn builder(environment: &Environment, spec: &EngineSpec) -> Result<SessionBuilder, EngineError> {
     let fail = |it: ort::Error<SessionBuilder>| EngineError::Load(it.to_string());
     let builder = Session::builder(environment).map_err(|it| EngineError::Load(it.to_string()))?;
-    let builder = provider(builder, spec.provider)?;
     let builder = builder.with_optimization_level(GraphOptimizationLevel::Level3).map_err(fail)?;
     let builder = builder.with_intra_threads(spec.threads.max(1)).map_err(fail)?;
     let builder = builder.with_inter_threads(1).map_err(fail)?;
@@ -107,14 +122,15 @@ fn builder(environment: &Environment, spec: &EngineSpec) -> Result<SessionBuilde
     builder.with_memory_pattern(false).map_err(fail)
 }
 
-/// Where a build with other providers registers them.
-fn provider(builder: SessionBuilder, provider: ExecutionProvider) -> Result<SessionBuilder, EngineError> {
-    match provider {
-        ExecutionProvider::Cpu => Ok(builder),
-        ExecutionProvider::Cuda | ExecutionProvider::TensorRt => {
-            Err(EngineError::Provider { provider, cause: "this build has only the `cpu` provider".into() })
-        }
-    }
+#[cfg(feature = "tensorrt")]
+fn on_gpu(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
+    bound::load(spec)
+}
+
+#[cfg(not(feature = "tensorrt"))]
+fn on_gpu(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
+    let cause = "this build has only the `cpu` provider: build it with `--features tensorrt`".into();
+    Err(EngineError::Provider { provider: spec.provider, cause })
 }
 
 fn check_inputs(found: &[Outlet], expected: &[String]) -> Result<(), EngineError> {

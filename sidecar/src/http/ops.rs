@@ -42,6 +42,9 @@ pub(super) fn readiness(state: &AppState) -> Result<(), String> {
     if state.readiness.draining() {
         return Err("this sidecar is shutting down".into());
     }
+    if let Some(why) = state.batcher.fault() {
+        return Err(format!("the device runs nothing any more: {why}"));
+    }
     warm(&state.serving.load())
 }
 

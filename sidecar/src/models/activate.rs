@@ -5,20 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use akidb_domain::profile;
 use akidb_domain::reference::{Reference, ReferenceError, parity_gate};
 use akidb_domain::snapshot::{ServedArtifact, ServedModel};
-use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision};
+use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision, TargetProvider};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::marker::Markers;
 use super::memory;
 use super::owner::RoomAsk;
+use super::plan::Machine;
 use super::proof::{Proof, Proven};
 use crate::artifacts::{ArtifactError, Artifacts, View};
 use crate::batcher::{Batcher, EngineId, Family};
 use crate::clock::Clock;
-use crate::engine::{Engine, EngineError, EngineSpec, TokenBatch};
+use crate::engine::{Engine, EngineError, EngineSpec, GpuSpec, TokenBatch};
 use crate::metrics::Metrics;
 use crate::serving::{Residence, VariantState};
 use crate::telemetry::{Observation, Telemetry};
@@ -44,7 +46,9 @@ pub struct Parts {
     /// Threads of an operator.
     pub threads: usize,
     /// What this machine runs engines on.
-    pub provider: ExecutionProvider,
+    pub machine: Machine,
+    /// How engines use its GPUs.
+    pub gpu: GpuSpec,
     /// Most memory that engines may take together.
     pub memory_limit_bytes: u64,
     /// Longest that a load, its warm-up and its proof may take.
@@ -55,6 +59,8 @@ pub struct Parts {
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) tokenizer: Tokenizer,
+    /// What runs it.
+    pub(crate) provider: ExecutionProvider,
     pub(crate) engine: EngineId,
     pub(crate) loaded_at_ns: u64,
     pub(crate) residence: Arc<Residence>,
@@ -69,6 +75,7 @@ pub(crate) struct Job {
     pub(crate) card: ServedModel,
     pub(crate) variant: String,
     pub(crate) precision: Precision,
+    pub(crate) provider: ExecutionProvider,
 }
 
 /// What goes on beside a job.
@@ -87,6 +94,8 @@ pub(crate) enum ActivationError {
     Files(#[from] ArtifactError),
     #[error("artifact {artifact}: {cause}")]
     Load { artifact: String, cause: String },
+    #[error("artifact {artifact}: {cause}")]
+    Memory { artifact: String, cause: EngineError },
     #[error("artifact {artifact}: it was not loaded and proven within {limit:?} (`embedding.models.load_timeout_ms`)")]
     Slow { artifact: String, limit: Duration },
     #[error("artifact {artifact}: its answers differ from its reference vectors: least cosine {got:.6}, at least {gate} is needed")]
@@ -98,9 +107,10 @@ pub(crate) enum ActivationError {
 }
 
 impl ActivationError {
-    /// Whether another try may go better: what came from the store or the disk may; an engine's answer does not change.
-    pub(crate) fn is_worth_another_try(&self) -> bool {
-        matches!(self, Self::Files(_))
+    /// Whether another try may go better after so many: what came from the store or the disk may, and a GPU's memory may be free again; an
+    /// engine's answer does not change.
+    pub(crate) fn is_worth_another_try(&self, failures: u32) -> bool {
+        matches!(self, Self::Files(_)) || matches!(self, Self::Memory { .. } if failures < MEMORY_TRIES)
     }
 }
 
@@ -108,6 +118,8 @@ fn loads(two: bool) -> &'static str {
     if two { "2 loads" } else { "load, and something else can serve meanwhile" }
 }
 
+/// Loads that find no room on the GPU before one is given up: over some minutes.
+const MEMORY_TRIES: u32 = 6;
 /// At most this many artifacts are pulled at a time.
 const PULLS: usize = 3;
 
@@ -169,7 +181,7 @@ impl Job {
         drop(mark);
         let bytes = memory::footprint(&self.artifact, before, memory::resident());
         let residence = Arc::new(Residence::new(bytes, parts.clock.now_ns()));
-        Ok(Live { tokenizer, engine, loaded_at_ns: parts.clock.now_ns(), residence, _files: files })
+        Ok(Live { tokenizer, provider: self.provider, engine, loaded_at_ns: parts.clock.now_ns(), residence, _files: files })
     }
 
     /// Loads the engine, runs its reference texts and compares.
@@ -180,10 +192,11 @@ impl Job {
         let encoded = tokenizer.encode(reference.texts.clone(), true).await.map_err(|e| self.load_error(e))?;
         let ids: Vec<Vec<u32>> = encoded.into_iter().map(|it| it.ids).collect();
         let spec = EngineSpec {
+            gpu: self.on_gpu(&parts.gpu, &path)?,
             path,
             graph: self.artifact.graph.clone(),
             dimension: self.card.dimension as usize,
-            provider: parts.provider,
+            provider: self.provider,
             threads: parts.threads,
         };
         let (telemetry, metrics) = (parts.telemetry.clone(), parts.metrics.clone());
@@ -193,9 +206,12 @@ impl Job {
             telemetry.observe(Observation::Beside { cause, model: model.clone(), variant: variant.clone(), device });
         };
         let proof = Proof { spec, batches: batches(&ids), texts: ids.len(), beside, tell: Arc::new(tell) };
-        let Proven { engine, vectors } = proof.run().await.map_err(|e: EngineError| self.load_error(e))?;
-        let same_provider = parts.provider == ExecutionProvider::Cpu;
-        let (got, gate) = (reference.min_cosine(&vectors), parity_gate(self.precision, same_provider));
+        let Proven { engine, vectors } = proof.run().await.map_err(|e| match e {
+            EngineError::OutOfMemory(_) => ActivationError::Memory { artifact: self.name(), cause: e },
+            other => self.load_error(other),
+        })?;
+        let (got, gate) =
+            (reference.min_cosine(&vectors), parity_gate(self.precision, made_for(self.artifact.target.provider) == self.provider));
         if got >= gate { Ok((engine, tokenizer)) } else { Err(ActivationError::Parity { artifact: self.name(), got, gate }) }
     }
 
@@ -211,6 +227,15 @@ impl Job {
         Ok((path(FileRole::Engine)?, tokenizer, reference))
     }
 
+    /// How its engine uses GPUs: the profiles that it was built for, and their files beside the main one.
+    fn on_gpu(&self, gpu: &GpuSpec, main: &Path) -> Result<GpuSpec, ActivationError> {
+        let text = self.artifact.target.shape_profile.as_deref();
+        let profiles =
+            text.map_or_else(|| Ok(Vec::new()), profile::parse).map_err(|e| self.load_error(format!("`target.shape_profile`: {e}")))?;
+        let narrow = (1..profiles.len()).map(|it| main.with_file_name(profile_file(main, it - 1))).collect();
+        Ok(GpuSpec { profiles, narrow, max_tokens: self.card.max_tokens as usize, ..gpu.clone() })
+    }
+
     pub(crate) fn name(&self) -> String {
         format!("{} ({})", self.short_name(), self.artifact.digest.get(..12).unwrap_or_default())
     }
@@ -222,6 +247,21 @@ impl Job {
     fn load_error(&self, cause: impl std::fmt::Display) -> ActivationError {
         ActivationError::Load { artifact: self.name(), cause: format!("{cause}") }
     }
+}
+
+/// The provider that an artifact's reference vectors were made on.
+fn made_for(target: TargetProvider) -> ExecutionProvider {
+    match target {
+        TargetProvider::Portable | TargetProvider::Cpu => ExecutionProvider::Cpu,
+        TargetProvider::Cuda => ExecutionProvider::Cuda,
+        TargetProvider::TensorRt => ExecutionProvider::TensorRt,
+    }
+}
+
+/// `model.onnx` has `model.profile0.onnx`, ... beside it.
+fn profile_file(main: &Path, profile: usize) -> String {
+    let stem = main.file_stem().unwrap_or_default().to_string_lossy();
+    format!("{stem}.profile{profile}.onnx")
 }
 
 /// An activation marker; cleared when dropped: only a process that died leaves it behind.

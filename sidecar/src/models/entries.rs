@@ -34,7 +34,7 @@ struct Read {
 }
 
 /// Reads every entry. `strict`: a default that cannot be served is an error (there is no catalog that might have it).
-pub async fn resolve(models: &Models, machine: Machine, bundles: &Bundles, strict: bool) -> Result<Plan, DefaultRefused> {
+pub async fn resolve(models: &Models, machine: &Machine, bundles: &Bundles, strict: bool) -> Result<Plan, DefaultRefused> {
     let mut reads = Vec::new();
     for (index, entry) in models.available.iter().enumerate() {
         reads.push(read(index, entry, machine, bundles).await);
@@ -59,7 +59,7 @@ pub async fn resolve(models: &Models, machine: Machine, bundles: &Bundles, stric
     Ok(plan)
 }
 
-async fn read(index: usize, entry: &Entry, machine: Machine, bundles: &Bundles) -> Read {
+async fn read(index: usize, entry: &Entry, machine: &Machine, bundles: &Bundles) -> Read {
     let found = bundles.read(&entry.path).await;
     // What a bundle says of itself holds though it cannot be served here.
     let card = found.as_ref().ok().map(|it| it.manifest.variant.clone());
@@ -67,7 +67,7 @@ async fn read(index: usize, entry: &Entry, machine: Machine, bundles: &Bundles) 
         Err(error) if is_tensorrt_file(entry.path.name()) && !error.is_about_manifest() => Err(format!(
             "`{}` is a TensorRT engine; this machine serves `{}` only (set `fallback = true` to let a portable variant stand in)",
             entry.path.name(),
-            machine.provider
+            machine.best()
         )),
         found => found.map_err(|error| error.to_string()).and_then(|bundle| fits_entry(bundle, entry, machine)),
     };
@@ -78,7 +78,7 @@ async fn read(index: usize, entry: &Entry, machine: Machine, bundles: &Bundles) 
 }
 
 /// What an entry says must be what its bundle says, and the bundle must fit the machine.
-fn fits_entry(mut bundle: Bundle, entry: &Entry, machine: Machine) -> Result<Bundle, String> {
+fn fits_entry(mut bundle: Bundle, entry: &Entry, machine: &Machine) -> Result<Bundle, String> {
     let manifest = &bundle.manifest;
     if akidb_domain::vocabulary::canonical_model(&manifest.model.name) != entry.model() {
         return Err(format!("its bundle at {} is of model `{}`", bundle.at, manifest.model.name));
@@ -100,10 +100,12 @@ fn fits_entry(mut bundle: Bundle, entry: &Entry, machine: Machine) -> Result<Bun
 }
 
 /// The entry's own artifact, or what stands in for it.
-async fn choose(read: &Read, all: &[Read], machine: Machine, bundles: &Bundles) -> Result<(Choice, Bundle), String> {
+async fn choose(read: &Read, all: &[Read], machine: &Machine, bundles: &Bundles) -> Result<(Choice, Bundle), String> {
     let why = match &read.outcome {
         Ok(bundle) => {
-            return Ok((Choice { artifact: bundle.artifact.clone(), precision: read.precision, fallback: String::new() }, bundle.clone()));
+            let provider = machine.place(read.precision, &bundle.artifact.target)?;
+            let choice = Choice { artifact: bundle.artifact.clone(), precision: read.precision, provider, fallback: String::new() };
+            return Ok((choice, bundle.clone()));
         }
         Err(why) if !read.entry.fallback => return Err(why.clone()),
         Err(why) => why.replace(" (set `fallback = true` to let a portable variant stand in)", ""),
@@ -112,22 +114,26 @@ async fn choose(read: &Read, all: &[Read], machine: Machine, bundles: &Bundles) 
     let same_model = all.iter().filter(|it| it.entry.model() == read.entry.model());
     candidates.extend(same_model.filter_map(|it| it.outcome.as_ref().ok()).cloned());
     candidates.extend(bundles.siblings(&read.entry.path, &read.entry.name).await);
+    // The entry allows what `runtime.provider` alone would not.
+    let lenient = Machine { demanded: None, ..machine.clone() };
     let good = |it: &Bundle| {
         it.manifest.target.provider == TargetProvider::Portable
-            && machine.refuses(it.manifest.variant.precision, &it.artifact).is_none()
+            && lenient.refuses(it.manifest.variant.precision, &it.artifact).is_none()
             && akidb_domain::vocabulary::canonical_model(&it.manifest.model.name) == read.entry.model()
             && read.entry.dimension.is_none_or(|stated| stated == it.manifest.model.dimension)
     };
     let best = candidates.into_iter().filter(good).min_by_key(|it| it.manifest.variant.precision);
     let Some(best) = best else { return Err(format!("{why}; no portable variant of `{}` was found to stand in", read.entry.name)) };
     let precision = best.manifest.variant.precision;
-    let fallback = format!("{why}; {} ({precision}) stands in", best.at);
-    Ok((Choice { artifact: best.artifact.clone(), precision, fallback }, best))
+    let provider = lenient.place(precision, &best.artifact.target)?;
+    let fallback = format!("{why}; {} ({precision}) stands in on `{provider}`", best.at);
+    Ok((Choice { artifact: best.artifact.clone(), precision, provider, fallback }, best))
 }
 
 fn add(plan: &mut Plan, read: &Read, choice: Result<Choice, String>, bundle: Option<&Bundle>) {
     let at = VariantRef { version: VERSION.into(), variant: read.variant.clone() };
-    let variant = PlannedVariant { at: at.clone(), precision: read.precision, hold: true, pinned: read.entry.pinned, choice };
+    let variant =
+        PlannedVariant { at: at.clone(), precision: read.precision, hold: true, pinned: read.entry.pinned, choice, spare: Vec::new() };
     let model = plan.models.entry(read.entry.model()).or_insert_with(|| PlannedModel {
         card: empty_card(&read.entry),
         default: at.clone(),

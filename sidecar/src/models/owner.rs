@@ -218,7 +218,7 @@ impl Owner {
             Err(error) => {
                 tracing::error!(model = slot.job.card.name, variant = slot.job.variant, digest, %error, "cannot be served");
                 (slot.state, slot.reason) = (VariantState::Failed, error.to_string());
-                slot.retry_at = error.is_worth_another_try().then(|| Instant::now() + slot.backoff.next_wait());
+                slot.retry_at = error.is_worth_another_try(slot.backoff.failures()).then(|| Instant::now() + slot.backoff.next_wait());
             }
         }
         if slot.state != VariantState::Cached {
@@ -262,6 +262,7 @@ fn job(model: &PlannedModel, variant: &PlannedVariant) -> Option<Job> {
         card: model.card.clone(),
         variant: variant.at.variant.clone(),
         precision: choice.precision,
+        provider: choice.provider,
     })
 }
 

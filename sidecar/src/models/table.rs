@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use akidb_domain::snapshot::{ServedArtifact, VariantRef};
-use akidb_domain::vocabulary::{ExecutionProvider, Precision};
+use akidb_domain::vocabulary::Precision;
 
 use super::last_good::{Good, LastGood};
 use super::owner::Key;
@@ -20,7 +20,6 @@ pub(crate) struct Inputs<'a> {
     pub(crate) previous: &'a HashMap<Key, Good>,
     pub(crate) last_good: &'a LastGood,
     pub(crate) old: &'a Serving,
-    pub(crate) provider: ExecutionProvider,
 }
 
 impl Inputs<'_> {
@@ -126,7 +125,7 @@ impl Inputs<'_> {
             variant: at.variant.clone(),
             precision,
             digest: digest.to_owned(),
-            provider: self.provider,
+            provider: live.provider,
             fallback,
             dimension: card.dimension,
             max_tokens: card.max_tokens,

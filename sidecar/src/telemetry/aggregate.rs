@@ -33,8 +33,8 @@ pub struct Aggregate {
     work_since: Option<u64>,
     lanes: HashMap<Arc<LaneId>, Lane>,
     overheads: BTreeMap<(&'static str, String, String), u64>,
-    /// The batch that runs, and when it began.
-    running: Option<(Arc<LaneId>, u64)>,
+    /// The batch that each executor runs, and when it began.
+    running: BTreeMap<usize, (Arc<LaneId>, u64)>,
     /// Device time is credited up to here.
     credited_to: u64,
     cumulative_busy_ns: u64,
@@ -59,7 +59,7 @@ impl Aggregate {
             work_since: None,
             lanes: HashMap::new(),
             overheads: BTreeMap::new(),
-            running: None,
+            running: BTreeMap::new(),
             credited_to: 0,
             cumulative_busy_ns: 0,
         }
@@ -88,14 +88,14 @@ impl Aggregate {
 
     /// Whether the window has seen anything, a running batch included.
     pub fn has_work(&self) -> bool {
-        self.work_since.is_some() || self.running.is_some()
+        self.work_since.is_some() || !self.running.is_empty()
     }
 
     /// Counts one fact, at `now_ns`.
     pub fn observe(&mut self, observation: Observation, now_ns: u64) {
         self.work_since.get_or_insert(now_ns.max(self.start_ns));
         match observation {
-            Observation::BatchStarted { lane, at } => self.running = Some((lane, self.clock.unix_ns(at))),
+            Observation::BatchStarted { worker, lane, at } => drop(self.running.insert(worker, (lane, self.clock.unix_ns(at)))),
             Observation::BatchFinished(done) => self.finished(&done),
             Observation::Request(done) => self.lane(&done.lane).answered(done),
             Observation::Overhead { cause, model, variant, from, to } => {
@@ -115,7 +115,8 @@ impl Aggregate {
     /// Ends the window at `end_ns` and opens the next one there. A batch that runs is credited up to here.
     pub fn cut(&mut self, end_ns: u64, lost_observations: u64, last: bool) -> Window {
         let end_ns = end_ns.max(self.start_ns);
-        if let Some((lane, from)) = self.running.clone() {
+        let running: Vec<(Arc<LaneId>, u64)> = self.running.values().cloned().collect();
+        for (lane, from) in running {
             let engine_ns = self.credit(from, end_ns);
             self.lane(&lane).usage.engine_ns += engine_ns;
         }
@@ -144,13 +145,13 @@ impl Aggregate {
         let (sequence, start_ns) = (self.sequence, self.start_ns);
         self.sequence += 1;
         self.start_ns = end_ns;
-        self.work_since = self.running.is_some().then_some(end_ns);
+        self.work_since = (!self.running.is_empty()).then_some(end_ns);
         Window { sequence, snapshot: self.snapshot, start_ns, end_ns, device, lanes, lost_observations, last }
     }
 
     fn finished(&mut self, done: &BatchDone) {
         let (from, to) = (self.clock.unix_ns(done.from), self.clock.unix_ns(done.to));
-        self.running = None;
+        self.running.remove(&done.worker);
         let engine_ns = self.credit(from, to);
         let usage = &mut self.lane(&done.lane).usage;
         usage.engine_ns += engine_ns;
@@ -159,7 +160,7 @@ impl Aggregate {
         usage.engine.record(to.saturating_sub(from));
     }
 
-    /// The part of `[from, to)` that is not yet credited; the device does one thing at a time.
+    /// The part of `[from, to)` that is not yet credited; what executors do at the same time is one time of the device.
     fn credit(&mut self, from: u64, to: u64) -> u64 {
         let from = from.max(self.credited_to);
         self.credited_to = self.credited_to.max(to);

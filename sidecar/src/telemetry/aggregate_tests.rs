@@ -54,11 +54,11 @@ impl Bench {
 
     fn start(&mut self, millis: u64) {
         let (at, now) = (self.at(millis), self.ns(millis));
-        self.aggregate.observe(Observation::BatchStarted { lane: lane("a"), at }, now);
+        self.aggregate.observe(Observation::BatchStarted { worker: 0, lane: lane("a"), at }, now);
     }
 
     fn finish(&mut self, from: u64, to: u64) {
-        let done = BatchDone { lane: lane("a"), from: self.at(from), to: self.at(to), tokens: 7, padded_tokens: 8 };
+        let done = BatchDone { worker: 0, lane: lane("a"), from: self.at(from), to: self.at(to), tokens: 7, padded_tokens: 8 };
         let now = self.ns(to);
         self.aggregate.observe(Observation::BatchFinished(done), now);
     }

@@ -8,14 +8,16 @@ use akidb_domain::window::LaneId;
 /// One fact.
 #[derive(Debug, Clone)]
 pub enum Observation {
-    /// The executor began a batch; a window cut now credits the lane with the time so far.
+    /// An executor began a batch; a window cut now credits the lane with the time so far.
     BatchStarted {
+        /// Which of the device's executors.
+        worker: usize,
         /// Whose.
         lane: Arc<LaneId>,
         /// When.
         at: Instant,
     },
-    /// The executor ended the batch it began last.
+    /// An executor ended the batch it began last.
     BatchFinished(BatchDone),
     /// A request was answered.
     Request(RequestDone),
@@ -48,9 +50,11 @@ pub enum Observation {
 /// A batch that ran, or failed.
 #[derive(Debug, Clone)]
 pub struct BatchDone {
+    /// Which of the device's executors.
+    pub worker: usize,
     /// Whose.
     pub lane: Arc<LaneId>,
-    /// When it began.
+    /// When it began; where the device tells its own time, so long before its end.
     pub from: Instant,
     /// When it ended.
     pub to: Instant,

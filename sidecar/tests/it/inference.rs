@@ -4,6 +4,7 @@ pub(crate) mod rig;
 
 mod engine;
 mod errors;
+mod gpu;
 mod load;
 mod logs;
 mod openai;

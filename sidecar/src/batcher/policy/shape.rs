@@ -1,6 +1,10 @@
 //! What fits in a batch.
 //!
 //! Enters: lengths, budgets. Leaves: yes or no. Never: a batch over its budget, but for a text that is over it alone.
+//!
+//! An engine that pads texts to certain lengths computes those lengths whatever is cut, so they count as the texts' own.
+
+use std::sync::Arc;
 
 /// The class of a length: eight to an octave, the shortest up to 8 tokens.
 pub(super) fn class_of(tokens: u32) -> u32 {
@@ -10,7 +14,7 @@ pub(super) fn class_of(tokens: u32) -> u32 {
 }
 
 /// A batch as it grows.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Shape {
     rows: usize,
     longest: usize,
@@ -18,6 +22,8 @@ pub(super) struct Shape {
     max_rows: usize,
     max_tokens: usize,
     free_padding: usize,
+    /// Lengths that the engine pads to, rising; empty: it takes any.
+    lengths: Arc<[usize]>,
 }
 
 impl Shape {
@@ -26,16 +32,28 @@ impl Shape {
         Self { max_rows, max_tokens, free_padding, ..Self::default() }
     }
 
+    /// Of an engine that pads texts to these lengths.
+    pub(super) fn padding_to(self, lengths: Arc<[usize]>) -> Self {
+        Self { lengths, ..self }
+    }
+
+    fn length(&self, tokens: u32) -> usize {
+        let tokens = tokens as usize;
+        self.lengths.iter().copied().find(|it| *it >= tokens).unwrap_or(tokens)
+    }
+
     pub(super) fn fits(&self, tokens: u32) -> bool {
-        let (rows, longest) = (self.rows + 1, self.longest.max(tokens as usize));
-        let (computed, real) = (rows * longest, self.tokens + tokens as usize);
+        let tokens = self.length(tokens);
+        let (rows, longest) = (self.rows + 1, self.longest.max(tokens));
+        let (computed, real) = (rows * longest, self.tokens + tokens);
         rows == 1 || (rows <= self.max_rows && computed <= self.max_tokens && computed - real <= self.free_padding + real / 32)
     }
 
     pub(super) fn add(&mut self, tokens: u32) -> bool {
         let fits = self.fits(tokens);
         if fits {
-            (self.rows, self.longest, self.tokens) = (self.rows + 1, self.longest.max(tokens as usize), self.tokens + tokens as usize);
+            let tokens = self.length(tokens);
+            (self.rows, self.longest, self.tokens) = (self.rows + 1, self.longest.max(tokens), self.tokens + tokens);
         }
         fits
     }

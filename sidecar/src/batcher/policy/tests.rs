@@ -78,6 +78,31 @@ fn requests_that_come_while_the_device_is_busy_wait_for_the_window_only() {
 }
 
 #[test]
+fn tensorrt_provider_test_a_profile_decides_how_large_batches_are() {
+    let limits = crate::engine::Limits { max_rows: 512, max_tokens: 512 * 256, lengths: vec![16, 32, 64, 128, 256].into() };
+    let rows = |config: BatcherConfig| {
+        let mut policy = Policy::new(config);
+        policy.set_limits(ENGINE, limits.clone());
+        let now = Instant::now();
+        // Of 17 to 32 tokens: the engine pads all of them to 32, so none is padding to another.
+        policy.push(now, ask(0, 0, "", (0..600).map(|it| 17 + it % 16).collect(), now + Duration::from_secs(30)));
+        cut(policy.next(now)).items.len()
+    };
+    assert_eq!(rows(BatcherConfig::default()), 512);
+    assert_eq!(rows(BatcherConfig { max_batch_size: 100, learn_size: false, ..BatcherConfig::default() }), 100);
+    assert_eq!(rows(BatcherConfig { max_batch_tokens: 320, learn_budget: false, ..BatcherConfig::default() }), 10);
+}
+
+#[test]
+fn tensorrt_provider_test_who_lacks_an_engine_leaves_its_lane_to_others() {
+    let mut policy = Policy::new(BatcherConfig::default());
+    let now = Instant::now();
+    policy.push(now, ask(0, 0, "", vec![10], now + Duration::from_secs(30)));
+    assert_eq!(policy.next_for(now, |_| false), Next::Idle);
+    assert_eq!(cut(policy.next_for(now, |it| it == ENGINE)).items.len(), 1);
+}
+
+#[test]
 fn a_long_text_and_a_short_one_do_not_share_a_batch() {
     let mut policy = Policy::new(BatcherConfig::default());
     let now = Instant::now();

@@ -14,14 +14,8 @@ impl Owner {
         self.remember();
         let old = self.table.load_full();
         let is_cached = |it: &_| self.parts.artifacts.is_cached(it);
-        let inputs = table::Inputs {
-            plan: &self.plan,
-            slots: &self.slots,
-            previous: &self.previous,
-            last_good: &self.last_good,
-            old: &old,
-            provider: self.parts.provider,
-        };
+        let inputs =
+            table::Inputs { plan: &self.plan, slots: &self.slots, previous: &self.previous, last_good: &self.last_good, old: &old };
         let new = inputs.table(&is_cached);
         self.count(&old, &new);
         self.note_defaults(&new);

@@ -14,7 +14,7 @@ use akidb_sidecar::batcher::{Batcher, BatcherConfig, EngineId};
 use akidb_sidecar::clock::Clock;
 use akidb_sidecar::config::Traces;
 use akidb_sidecar::engine::onnx::{self, Runtime};
-use akidb_sidecar::engine::{Engine, EngineError, EngineSpec, TokenBatch};
+use akidb_sidecar::engine::{Engine, EngineError, EngineSpec, GpuSpec, TokenBatch};
 use akidb_sidecar::http::{self, AppState, Limits, Listener, Readiness};
 use akidb_sidecar::metrics::Metrics;
 use akidb_sidecar::models::Demand;
@@ -41,7 +41,14 @@ pub(crate) struct Rig {
 pub(crate) fn engine_spec(manifest: &Manifest) -> EngineSpec {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let (graph, dimension) = (manifest.graph.clone(), manifest.model.dimension as usize);
-    EngineSpec { path: akidb_testkit::bundle().join("model.onnx"), graph, dimension, provider: ExecutionProvider::Cpu, threads }
+    EngineSpec {
+        path: akidb_testkit::bundle().join("model.onnx"),
+        graph,
+        dimension,
+        provider: ExecutionProvider::Cpu,
+        threads,
+        gpu: GpuSpec::default(),
+    }
 }
 
 pub(crate) fn manifest() -> Manifest {
@@ -64,7 +71,7 @@ impl Rig {
         let (manifest, clock) = (manifest(), Clock::start());
         let (telemetry, observations) = Telemetry::channel(clock);
         let metrics = Metrics::new().expect("metrics");
-        let (batcher, _thread) = Batcher::start(config, telemetry.clone(), metrics.clone()).expect("an executor");
+        let (batcher, _thread) = Batcher::start(config, &telemetry, &metrics).expect("an executor");
         let engine = onnx::load(&engine_spec(&manifest)).expect("an engine");
         let engine = runtime.block_on(batcher.install(engine));
         let pool = TokenizerPool::start(1).expect("threads");

@@ -59,7 +59,7 @@ fn parse(text: &str, pairs: &[(&str, &str)]) -> Result<Config, Vec<String>> {
 #[test]
 fn the_first_plan_loads_word_for_word() {
     let config = parse(SEED, &[]).unwrap();
-    assert_eq!((config.batching.max_batch_size, config.batching.max_wait.as_millis()), (64, 10));
+    assert_eq!((config.batching.max_batch_size, config.batching.max_wait.as_millis()), (Some(64), 10));
     assert!(config.batching.enabled && config.batching.adaptive);
     assert_eq!(config.models.available.len(), 5);
     let default = config.models.default.unwrap();
@@ -124,4 +124,26 @@ fn a_token_is_never_printed() {
 #[test]
 fn nothing_to_serve_is_an_error_and_a_price_of_its_own_is_not_asked() {
     assert!(Config::parse("", Path::new("/"), &BTreeMap::new()).unwrap_err().to_string().contains("nothing to serve"));
+}
+
+#[test]
+fn tensorrt_provider_test_gpus_are_named_in_the_file_or_in_variables() {
+    let text = "[runtime]\nprovider = \"tensorrt\"\ndevice_ids = [0, 1]\ncuda_graphs = []\ntf32 = false\n";
+    let served = "[[embedding.models.available]]\nname = \"m\"\npath = \"m\"\n";
+    let runtime = |env| parse(&format!("{text}{served}"), env).unwrap().runtime;
+    let (file, variables) =
+        (runtime(&[]), runtime(&[("AKIDB_DEVICE_IDS", "3"), ("AKIDB_CUDA_GRAPHS", "1x16,8x32"), ("AKIDB_CONTEXTS", "4")]));
+    assert_eq!((file.device_ids, file.contexts, file.cuda_graphs.len(), file.tf32), (vec![0, 1], 2, 0, false));
+    let graphs: Vec<String> = variables.cuda_graphs.iter().map(ToString::to_string).collect();
+    assert_eq!((variables.device_ids, variables.contexts, graphs), (vec![3], 4, vec!["1x16".to_owned(), "8x32".to_owned()]));
+    let usual = parse(served, &[]).unwrap();
+    assert_eq!((usual.runtime.device_ids, usual.runtime.cuda_graphs.len(), usual.batching.max_queued_texts), (vec![0], 2, None));
+    let told = parse("[runtime]\ndevice_ids = [0, 0]\ncontexts = 17\ncuda_graphs = [\"1x\", \"1x16\"]\n", &[]).unwrap_err().join("\n");
+    for expected in [
+        "`runtime.device_ids` (`AKIDB_DEVICE_IDS`): 0 is there twice",
+        "`runtime.contexts` (`AKIDB_CONTEXTS`): 17 is not in 1..=16",
+        "`runtime.cuda_graphs` (`AKIDB_CUDA_GRAPHS`): `1x` is not what it may hold, e.g. 1x16,1x32",
+    ] {
+        assert!(told.contains(expected), "`{expected}` is not in\n{told}");
+    }
 }

@@ -1,7 +1,6 @@
 //! Artifacts that must not serve, each refused in one sentence that names it.
 
 use akidb_domain::snapshot::VariantRef;
-use akidb_domain::vocabulary::ExecutionProvider;
 use akidb_sidecar::models::bundles::Bundles;
 use akidb_sidecar::models::entries;
 use akidb_sidecar::models::marker::Markers;
@@ -150,9 +149,32 @@ async fn an_artifact_that_two_processes_did_not_survive_is_quarantined_and_the_p
     sidecar.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tensorrt_provider_test_another_artifact_of_the_variant_stands_in_for_one_that_fails_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let sidecar = Sidecar::start(config(folder.path(), &entry(akidb_testkit::bundle().to_str().unwrap(), "")), None).await.unwrap();
+    sidecar.ready("fp32").await;
+    let (bundle, good) = (Bundle::copy(&folder.path().join("bundle")), Bundle::copy(&folder.path().join("good")));
+    bundle.spoil_reference();
+    let spare = plan(&folder, &good).await.models[MODEL].variants[0].choice.clone().unwrap();
+    let mut next = plan(&folder, &bundle).await;
+    let model = next.models.get_mut(MODEL).unwrap();
+    let at = VariantRef { version: "2".into(), variant: "engine".into() };
+    (model.default, model.variants[0].at, model.variants[0].spare) = (at.clone(), at, vec![spare.clone()]);
+    sidecar.models.follow(next);
+    let variant = sidecar.wait("engine", |it| it.loaded.is_some()).await;
+    assert_eq!(variant.loaded.unwrap().digest, spare.artifact.digest);
+    assert!(
+        variant.reason.contains("differ from its reference vectors") && variant.reason.contains("runs on `cpu` in its place"),
+        "{}",
+        variant.reason
+    );
+    sidecar.embed_ok().await;
+    sidecar.stop().await;
+}
+
 pub(super) async fn plan(folder: &tempfile::TempDir, bundle: &Bundle) -> Plan {
     let models = config(folder.path(), &entry(&bundle.uri(), "")).models;
     let store = akidb_store::Store::new(akidb_store::S3Options::default());
-    let machine = Machine { provider: ExecutionProvider::Cpu };
-    entries::resolve(&models, machine, &Bundles::new(store, folder.path()), true).await.unwrap()
+    entries::resolve(&models, &Machine::cpu(), &Bundles::new(store, folder.path()), true).await.unwrap()
 }
