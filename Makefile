@@ -16,6 +16,11 @@ UAE_LARGE ?=
 CALIBRATION ?=
 TEST ?=
 PUBLISH ?=
+# make gpu-bench: which stage, where results go, a Python that has onnxruntime-gpu, further options of scripts/gpu_bench.py.
+STAGE ?=
+OUT ?= build/gpu/results
+GPU_PYTHON ?= python3
+GPU_OPTIONS ?=
 
 PYTHON ?= python3
 VENV := .venv
@@ -23,7 +28,7 @@ BUNDLE := build/bundles/all-MiniLM-L6-v2-fp32
 RUNTIME := build/onnxruntime/libonnxruntime.so
 BINARIES := -p akidb-control-plane -p akidb-sidecar -p akidb-cli -p akidb-loadtest
 
-.PHONY: help run models test setup distill-setup build lint deny clean-state
+.PHONY: help run models test setup distill-setup build lint deny gpu-bench clean-state
 
 help: ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -59,6 +64,10 @@ lint: setup $(VENV)/.ready-dev ## Formatting, lints, import arrows, compile-time
 
 deny: build/tools/bin/cargo-deny ## Bans, licences and sources of every dependency
 	build/tools/bin/cargo-deny --locked check bans licenses sources
+
+gpu-bench: ## One stage of the GPU benchmark (STAGE=build|matrix|http|faults|two-gpu|report OUT=folder; docs/GPU.md)
+	@test -n '$(STAGE)' || { echo "say which: make gpu-bench STAGE=build|matrix|http|faults|two-gpu|report OUT=folder" >&2; exit 2; }
+	@$(GPU_PYTHON) scripts/gpu_bench.py '$(STAGE)' --out '$(OUT)' --bundle $(BUNDLE) $(GPU_OPTIONS)
 
 clean-state: ## Forget what `make run` stored
 	rm -rf -- '$(STATE)'

@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add("--expected-cache", type=Path, metavar="FOLDER", help="keep the fp32 vectors of the test texts here")
     add("--optimization-level", type=int, choices=range(6), default=3)
     add("--device", type=int, default=0)
-    add("--provider", choices=("tensorrt", "cpu"), default="tensorrt", help="cpu: only the graph, proven in emulation")
+    add("--graph-only", action="store_true", help="write the graph that TensorRT would get, proven on the CPU")
     add("--any-language", action="store_true", help="skip the check of the calibration texts' language")
     add("--allow-failed", action="store_true", help="write the bundle though a gate was missed")
     add("--force", action="store_true", help="replace what is at --output")

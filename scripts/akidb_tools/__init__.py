@@ -15,6 +15,14 @@ All models at once: `five_models` (which), `seeded` (weights where none are give
 A student: `corpus_train` (texts), `distill_inputs`, `distill_plan`, `distill_cache`, `distill_state`, `distill_net` and
 `distill_train` (the two that need torch), `distill_folder`, `distill` (all of it in order).
 
+A TensorRT engine: `shape_profiles`, `engine_source` (what to build from), `engine_calibration`, `engine_smooth`,
+`engine_graph`, `engine_qdq` and `engine_half` (the graph that TensorRT gets), `engine_candidates` (which of them),
+`tensorrt_provider` and `tensorrt_native` (two builders), `engine_compile`, `engine_run`, `engine_build` (all of it).
+
+The GPU benchmark: `gpu_plan` (what), `gpu_machine`, `gpu_nvml`, `gpu_results`, `gpu_timing`, `gpu_services` and
+`gpu_stage` (with what), `gpu_build`, `gpu_matrix`, `gpu_http`, `gpu_swap`, `gpu_faults` and `gpu_two` (stages),
+`gpu_plot`, `gpu_report`.
+
 Every script's `main` goes through `command`: errors become a line and an exit code.
 """
 

@@ -1,8 +1,8 @@
 """A bundle, a precision and profiles enter; a bundle of TensorRT engines, proven against its own fp32, leaves.
 
 In order: source, calibration (INT8 and FP8), the graph that TensorRT gets, one engine a profile, its vectors against
-fp32, manifest, `build-report.json` (docs/GPU.md). With provider "cpu" the same graph is written and proven without
-TensorRT, to see what a recipe does to quality; such a bundle is no engine, and its manifest says so.
+fp32, manifest, `build-report.json` (docs/GPU.md). `graph_only` stops at the graph and proves it on the CPU: a portable
+bundle that `akidb-sidecar build-engine` takes, and a way to see what a recipe does to quality without a GPU.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from . import (
 )
 from .engine_calibration import Calibration
 from .engine_candidates import Candidate, choose
+from .engine_compile import Compiler, compile_all
 from .engine_run import embed
 from .engine_source import EngineSource
 from .errors import BadInput, ToolError
@@ -65,13 +66,18 @@ class Options:
     timing_cache: Path | None = None
     optimization_level: int = 3
     device: int = 0
-    provider: str = "tensorrt"
+    graph_only: bool = False
     calibrate: int = 512
     evaluate: int = 2_000
     seed: int = 0
     any_language: bool = False
     allow_failed: bool = False
     force: bool = False
+
+    @property
+    def provider(self) -> str:
+        """What runs the result here."""
+        return "cpu" if self.graph_only else "tensorrt"
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,20 @@ class _Job:
         return self.source.fp32.model["seeded"]
 
     @property
+    def compiler(self) -> Compiler:
+        candidate, options = self.candidate, self.options
+        return Compiler(
+            precision=candidate.precision,
+            typing=candidate.typing,
+            builder=candidate.builder,
+            provider=options.provider,
+            inputs=tuple(self.inputs),
+            timing_cache=options.timing_cache,
+            level=options.optimization_level,
+            device=options.device,
+        )
+
+    @property
     def inputs(self) -> list[str]:
         return self.source.bundle.manifest["graph"]["inputs"]
 
@@ -99,7 +119,7 @@ def run(options: Options, say: Callable[[str], None]) -> dict:
     job = _prepare(options, say)
     graph, facts = make_graph(job.candidate, job.source, options, say)
     with bundle.replacing(job.output) as folder:
-        engines, layers = _engines(job, graph, folder, say)
+        engines, layers = compile_all(graph, job.compiler, job.profiles, folder, say)
         del graph
         started = time.monotonic()
         engine = tensorrt_provider.session(folder / bundle.ENGINE, options.provider, device=options.device)
@@ -112,7 +132,8 @@ def run(options: Options, say: Callable[[str], None]) -> dict:
                 f"{job.candidate.name}: {figures}; nothing was written (--allow-failed writes it all the same)"
             )
         manifest = _write(folder, job, engine, {**proof, "passed": not missed})
-        facts = {"load_seconds": round(load_seconds, 3), **facts, **layers}
+        facts = {"load_seconds": round(load_seconds, 3), **facts, "layers": layers}
+        facts["layer_outputs"] = tensorrt_native.precisions(layers)
         report = _report(job, manifest, engines, proof, facts)
         (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", "utf-8")
     return report
@@ -195,43 +216,6 @@ def _calibration(source: EngineSource, model: ModelProto, options: Options, say:
     return measured, texts.digest
 
 
-def _engines(job: _Job, graph: ModelProto, folder: Path, say: Callable[[str], None]) -> tuple[list[dict], dict]:
-    """One file a profile; the widest is the main one and named as the engine of any bundle."""
-    built, layers = [], []
-    for n, profile in enumerate(job.profiles):
-        main = n + 1 == len(job.profiles)
-        file = folder / (bundle.ENGINE if main else f"model.profile{n}.onnx")
-        say(f"engine {n + 1}/{len(job.profiles)}: {job.candidate.name}, profile {profile}")
-        seconds, own = _engine(job, graph, profile, file)
-        layers = own or layers
-        built.append(
-            {"profile": str(profile), "file": file.name, "bytes": file.stat().st_size, "seconds": round(seconds, 2)}
-        )
-        say(f"engine {n + 1}/{len(job.profiles)}: {file.stat().st_size / 1e6:.1f} MB in {seconds:.1f} s")
-    expected = {engine["file"] for engine in built}
-    for stray in (f for f in folder.iterdir() if f.name not in expected):
-        stray.unlink()  # what a builder left beside its engine would count as a part of the artifact
-    kinds = tensorrt_native.precisions(layers)
-    return built, {"layer_outputs": kinds, "layers": layers} if layers else {}
-
-
-def _engine(job: _Job, graph: ModelProto, profile: Profile, file: Path) -> tuple[float, list[dict]]:
-    options = job.options
-    if options.provider == "cpu":
-        started = time.monotonic()
-        file.write_bytes(graph.SerializeToString(deterministic=True))
-        return time.monotonic() - started, []
-    settings = {
-        "precision": job.candidate.precision,
-        "timing_cache": options.timing_cache,
-        "level": options.optimization_level,
-    }
-    if job.candidate.builder == "tensorrt":
-        typing = job.candidate.typing
-        return tensorrt_native.build(graph, job.inputs, profile, file, typing=typing, **settings)
-    return tensorrt_provider.build(graph, job.inputs, profile, file, device=options.device, **settings), []
-
-
 def _prove(job: _Job, engine: ort.InferenceSession, say: Callable[[str], None]) -> dict:
     """The `evaluation` of the manifest: this engine against its own fp32 over held-out texts."""
     data = text_sets.read(job.options.test_dataset or TEST)
@@ -283,11 +267,11 @@ def _write(folder: Path, job: _Job, engine: ort.InferenceSession, evaluation: di
     compiled = options.provider == "tensorrt"
     gpu = gpu_machine.gpus()[options.device] if compiled else {}
     variant = bundle.Variant(
-        name=options.variant or f"tensorrt-{job.candidate.precision}",
+        name=options.variant or _variant(job),
         precision=job.candidate.precision,
         inputs=job.inputs,
         output=source.bundle.output,
-        provider=options.provider,
+        provider="tensorrt" if compiled else "portable",
         compute_capability=gpu.get("compute_capability"),
         tensorrt_version=tensorrt_provider.version() if compiled else None,
         shape_profile=join(job.profiles) if compiled else None,
@@ -305,6 +289,12 @@ def _write(folder: Path, job: _Job, engine: ort.InferenceSession, evaluation: di
     return bundle.write_manifest(folder, card, variant, lineage, evaluation)
 
 
+def _variant(job: _Job) -> str:
+    if job.options.graph_only and job.candidate.placement is not None:
+        return f"{job.candidate.precision}-qdq"
+    return job.candidate.precision if job.options.graph_only else f"tensorrt-{job.candidate.precision}"
+
+
 def _report(job: _Job, manifest: dict, engines: list[dict], proof: dict, facts: dict) -> dict:
     machine = gpu_machine.machine()
     return {
@@ -314,7 +304,7 @@ def _report(job: _Job, manifest: dict, engines: list[dict], proof: dict, facts: 
         "precision": job.candidate.precision,
         "candidate": job.candidate.name,
         "summary": job.candidate.summary,
-        "builder": job.candidate.builder if job.options.provider == "tensorrt" else "none (provider cpu)",
+        "builder": job.candidate.builder if job.options.provider == "tensorrt" else "none (graph only)",
         "typing": job.candidate.typing,
         "parent": job.source.bundle.digest,
         "fp32": job.source.fp32.digest,

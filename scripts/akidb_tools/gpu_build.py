@@ -100,7 +100,7 @@ def _build(stage: Stage, wanted: Wanted) -> dict:
     command = [
         *(sys.executable, str(TOOL), "--json", "--allow-failed", "--force"),
         *("--model", str(stage.fp32(subject)), "--output", str(output), "--precision", candidate.precision),
-        *("--candidate", candidate.name, "--provider", stage.provider),
+        *("--candidate", candidate.name, *(["--graph-only"] if stage.rehearse else [])),
         *("--variant", output.name.removeprefix(f"{subject.name}-")),
         *("--calibration-data", str(stage.calibration), "--test-dataset", str(stage.test)),
         *("--calibrate", "512" if real else "64", "--evaluate", "2000" if real and not stage.rehearse else "256"),
@@ -139,7 +139,7 @@ def _note(stage: Stage, wanted: Wanted, future: Future) -> None:
         stage.say(f"{name}: not built: {error}")
         _put(stage, wanted, {"not_built": str(error)[:900]})
         return
-    layers = report.pop("layers", [])
+    layers = report.pop("layers")
     if layers:
         (stage.work / "logs" / f"{name}.layers.json").write_text(json.dumps(layers, indent=1) + "\n", "utf-8")
     stage.say(

@@ -25,6 +25,9 @@ from .gpu_stage import Stage
 from .gpu_timing import batch_of
 from .shape_profiles import parse
 
+# A sidecar whose only model is refused stays up and is not ready; what cannot serve says so well before.
+PATIENCE = 20.0
+
 
 @dataclass(frozen=True)
 class Case:
@@ -83,10 +86,11 @@ def flipped_byte(stage: Stage, own: Bundle, folder: Path) -> dict:
 
 
 def flipped_and_signed(stage: Stage, own: Bundle, folder: Path) -> dict:
-    """The digest is made to fit: only TensorRT, or the parity check, can notice."""
+    """The head of the engine, with a digest that is made to fit: only TensorRT, or the proof, can notice."""
     copy = _copy(own, folder)
     data = bytearray((copy / bundle.ENGINE).read_bytes())
-    for at in range(len(data) // 2, len(data) // 2 + 4_096, 7):
+    start = max(data.find(b"ftrt"), 0) + 16
+    for at in range(start, start + 4_096, 7):
         data[at] ^= 0xFF
     (copy / bundle.ENGINE).write_bytes(data)
     manifest = json.loads((copy / bundle.MANIFEST).read_text("utf-8"))
@@ -238,7 +242,9 @@ def _sidecar(
     facts = {"onnxruntime": runtime_library(), "provider": stage.provider, **runtime}
     facts = {key: value for key, value in facts.items() if value is not None}
     default = f"{own.model['name']}@{own.manifest['variant']['name']}"
-    return Sidecar(Path(stage.options["sidecar"]), folder, entries, default=default, runtime=facts, env=env)
+    return Sidecar(
+        Path(stage.options["sidecar"]), folder, entries, default=default, runtime=facts, env=env, patience=PATIENCE
+    )
 
 
 def _serve(stage: Stage, path: Path, folder: Path, env: dict | None = None, runtime: dict | None = None) -> dict:

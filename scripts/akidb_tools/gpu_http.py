@@ -17,7 +17,7 @@ from .bundle_reader import Bundle
 from .errors import BadInput, ToolError
 from .gpu_matrix import best
 from .gpu_nvml import Sampler
-from .gpu_plan import MINILM
+from .gpu_plan import MINILM, RACE
 from .gpu_services import Entry, Sidecar, loadtest
 from .gpu_stage import Stage
 from .gpu_swap import swap
@@ -101,7 +101,9 @@ def _side(name: str, own: Bundle, provider: str) -> Side:
 
 def _fastest(stage: Stage, chosen: dict[str, str]) -> str:
     def speed(name: str) -> float:
-        cell = stage.results.measured(model=MINILM.name, variant=name, cuda_graph=False)
+        batch, tokens = (1, 16) if stage.rehearse else RACE[MINILM.name][0]
+        where = {"batch": batch, "tokens": tokens}
+        cell = stage.results.measured(model=MINILM.name, variant=name, **where)
         return cell["measured"]["texts_per_second"] if cell else 0.0
 
     names = [chosen[p] for p in ("fp16", "fp8", "int8") if p in chosen]

@@ -36,7 +36,6 @@ class Runner:
     bundle: Bundle
     provider: str
     engines: list[tuple[Profile | None, object]]
-    cuda_graph: bool = False
 
     @property
     def variant(self) -> str:
@@ -50,7 +49,6 @@ class Runner:
             "variant": self.variant,
             "precision": manifest["variant"]["precision"],
             "seeded": manifest["model"]["seeded"],
-            "cuda_graph": self.cuda_graph,
             "digest": self.bundle.digest,
             "engine_bytes": sum(f["bytes"] for f in manifest["files"] if f["role"].startswith("engine")),
         }
@@ -126,7 +124,7 @@ def best(stage: Stage, subject: Subject) -> dict[str, str]:
         precision = own.manifest["variant"]["precision"]
         if facts is None or not (facts["seeded"] or facts["mean_cosine"] >= GATES[precision]):
             continue
-        cell = stage.results.measured(model=subject.name, variant=name, batch=batch, tokens=tokens, cuda_graph=False)
+        cell = stage.results.measured(model=subject.name, variant=name, batch=batch, tokens=tokens)
         speed = cell["measured"]["texts_per_second"] if cell else 0.0
         chosen[precision] = max(chosen.get(precision, (-1.0, "")), (speed, name))
     return {precision: name for precision, (_, name) in chosen.items()}
@@ -165,13 +163,19 @@ def graphs(stage: Stage, subject: Subject) -> None:
     chosen = set(best(stage, subject).values())
     for batch, tokens in _small(stage, RACE[subject.name]):
         shape = Shape(batch, tokens)
-        runners = [_baseline(stage, subject)]
-        for own in (own for name, own in stage.built(subject.name).items() if name in chosen):
-            if stage.left() < 10:
-                return
-            engines = _engines(stage, own, graph_for=shape)
-            runners.append(Runner(own, stage.provider, engines, cuda_graph=not stage.rehearse))
-        _cell(stage, subject, runners, shape, kind="graphs")
+        named = {"baseline": _baseline(stage, subject)}
+        for name, own in stage.built(subject.name).items():
+            if name in chosen and stage.left() > 10:
+                named[name] = Runner(own, stage.provider, _engines(stage, own, graph_for=shape))
+        bound = {name: _bound(stage, subject, runner, shape) for name, runner in named.items() if runner.takes(shape)}
+        seconds = REHEARSED["seconds"] if stage.rehearse else stage.seconds
+        measured = take_turns(bound, batch, tokens, seconds)
+        entry = {"model": subject.name, "batch": batch, "tokens": tokens, "measured": measured}
+        stage.results.put("graphs", ("model", "batch", "tokens"), {**entry, "rehearsal": stage.rehearse})
+        first = measured["baseline"]["texts_per_second"]
+        for name, found in measured.items():
+            rate, p50 = found["texts_per_second"], found["latency_ms"]["p50"]
+            stage.say(f"{shape} as a graph {name:32s} p50 {p50:8.3f} ms {rate:10,.0f} texts/s {rate / first:5.2f}x")
 
 
 def left_out(stage: Stage) -> None:

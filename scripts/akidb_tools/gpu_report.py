@@ -56,6 +56,7 @@ def _machine(data: dict, machine: dict, folder: Path, number: int, price: float)
         lambda: _builds(own),
         lambda: _speeds(own, folder, number),
         lambda: _one_text(own),
+        lambda: _graphs(own),
         lambda: _http(own, folder, number, price),
         lambda: _loads(own),
         lambda: _swaps(own),
@@ -125,7 +126,7 @@ def _shape_rows(here: list[dict], shape: str) -> list[list[object]]:
         first = base.get(m["turns"])
         ratio = f"{m['texts_per_second'] / first:.2f}" if first else "-"
         p95 = _ms(m["latency_ms"]["p95"])
-        variant = f"{c['variant']} ({c['provider']}{', CUDA graph' if c.get('cuda_graph') else ''})"
+        variant = f"{c['variant']} ({c['provider']})"
         rows.append([shape, variant, f"{m['latency_ms']['p50']:.3f}", p95, f"{m['texts_per_second']:,.0f}", ratio])
     return rows
 
@@ -154,6 +155,17 @@ def _one_text(own: _Own) -> list[str]:
             rows.append([e["tokens"], name, f"{p50:.3f}", _ms(m["latency_ms"]["p95"]), f"{first / p50:.2f}"])
     head = ("tokens", "engine", "p50 ms", "p95 ms", "times lower")
     return ["", "### One text", "", *table(head, rows)] if rows else []
+
+
+def _graphs(own: _Own) -> list[str]:
+    rows = []
+    for e in own.of("graphs"):
+        first = e["measured"]["baseline"]["texts_per_second"]
+        for name, m in e["measured"].items():
+            rate, shape = m["texts_per_second"], f"{e['batch']}x{e['tokens']}"
+            rows.append([e["model"], shape, name, _ms(m["latency_ms"]["p50"]), f"{rate:,.0f}", f"{rate / first:.2f}"])
+    head = ("model", "shape", "engine", "p50 ms", "texts/s", "x baseline")
+    return ["", "### CUDA graphs (the baseline without one)", "", *table(head, rows)] if rows else []
 
 
 def headlines(entries: Sequence[Mapping], raw: float | None, price: float) -> dict[str, object]:

@@ -47,8 +47,8 @@ class Results:
 
     def cell(self, **facts: object) -> None:
         """A cell of the matrix, in the place of an older one of the same engine and shape on this machine."""
-        keys = ("provider", "model", "variant", "batch", "tokens", "cuda_graph")
-        cell = {"machine": self.machine["id"], "invocation": self.invocation, "cuda_graph": False, **facts}
+        keys = ("provider", "model", "variant", "batch", "tokens")
+        cell = {"machine": self.machine["id"], "invocation": self.invocation, **facts}
         kept = [
             c
             for c in self.data["cells"]

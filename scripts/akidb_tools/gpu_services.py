@@ -20,6 +20,7 @@ from types import TracebackType
 from .errors import ToolError
 
 PATIENCE = 120
+FAILED = 60  # looks in a row at a model that failed, after which nothing better is waited for
 
 
 def free_port() -> int:
@@ -54,7 +55,7 @@ class Process:
 
     def wait(self, url: str, seconds: float = PATIENCE) -> float:
         """Seconds until `url` answered 200; the end of the log where it never did."""
-        started, reason = time.monotonic(), "no answer"
+        started, reason, failed = time.monotonic(), "no answer", 0
         while time.monotonic() - started < seconds:
             if self.running.poll() is not None:
                 raise ToolError(f"{self.name} ended with exit code {self.running.returncode}: {self.tail()}")
@@ -62,11 +63,14 @@ class Process:
                 with urllib.request.urlopen(url, timeout=2):
                     return time.monotonic() - started
             except urllib.error.HTTPError as error:
-                reason = error.read(300).decode(errors="replace")
+                reason = error.read(900).decode(errors="replace")
+                failed = failed + 1 if "is failed" in reason else 0
             except OSError as error:
                 reason = str(error)
+            if failed > FAILED:
+                break
             time.sleep(0.05)
-        raise ToolError(f"{self.name} was not ready within {seconds:.0f} s: {reason}: {self.tail()}")
+        raise ToolError(f"{self.name} was not ready after {time.monotonic() - started:.0f} s: {reason}: {self.tail()}")
 
     def tail(self, lines: int = 6) -> str:
         """The end of its log in one line."""
@@ -99,7 +103,9 @@ class Sidecar:
         memory: int | None = None,
         extra: str = "",
         env: Mapping[str, str] | None = None,
+        patience: float = PATIENCE,
     ) -> None:
+        self._patience = patience
         self.port, self.ops = free_port(), free_port()
         self.socket = folder / "embed.sock"
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +117,7 @@ class Sidecar:
     def __enter__(self) -> Sidecar:
         self.process.start()
         try:
-            self.ready_seconds = self.process.wait(f"http://127.0.0.1:{self.ops}/readyz")
+            self.ready_seconds = self.process.wait(f"http://127.0.0.1:{self.ops}/readyz", self._patience)
         except BaseException:
             self.process.stop()
             raise

@@ -74,7 +74,7 @@ def choose(name: str | None, precision: str, target: str | None) -> Recipe:
     fits = "tensorrt" if recipe.precision == "fp8" else "cpu"
     if target and target != fits:
         raise BadInput(
-            f"--precision {precision} with --target {target}: INT8 is made for cpu and FP8 for tensorrt "
-            f"(TensorRT INT8 lost a tenth of the neighbours where FP8 lost a sixteenth); use --target {fits}"
+            f"--precision {precision} with --target {target}: these INT8 graphs are made for cpu, FP8 for tensorrt; "
+            f"use --target {fits}. INT8 for TensorRT is made by build_tensorrt_engine.py (--graph-only: without a GPU)"
         )
     return recipe

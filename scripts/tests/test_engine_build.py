@@ -28,7 +28,7 @@ def int8_bundle(tiny_bundle, sentences):
 @pytest.fixture
 def build(cli, sentences, tmp_path):
     def _build(*arguments: object):
-        own = ("--provider", "cpu", "--calibration-data", sentences, "--test-dataset", sentences, "--profile", PROFILE)
+        own = ("--graph-only", "--calibration-data", sentences, "--test-dataset", sentences, "--profile", PROFILE)
         texts = ("--calibrate", "64", "--evaluate", "64", "--any-language")
         return cli(build_tensorrt_engine, "--output", tmp_path / "engine.trt", *own, *texts, *arguments)
 
@@ -111,10 +111,11 @@ def test_the_graph_is_written_proven_and_described(build, tiny_bundle, tmp_path,
     assert done.code == 0, done.err
     folder = tmp_path / "engine.trt"
     made = bundle_reader.read(folder)
-    assert made.manifest["variant"] == {"name": f"tensorrt-{precision}", "precision": precision}
+    name = f"{precision}-qdq" if pairs else precision
+    assert made.manifest["variant"] == {"name": name, "precision": precision}
     # Nothing was compiled: the bundle must not claim to be an engine.
     assert made.manifest["target"] == {
-        "provider": "cpu",
+        "provider": "portable",
         "compute_capability": None,
         "tensorrt_version": None,
         "shape_profile": None,
@@ -137,6 +138,20 @@ def test_several_profiles_are_several_files(build, tiny_bundle, tmp_path):
     made = bundle_reader.read(tmp_path / "engine.trt")
     roles = {f["path"]: f["role"] for f in made.manifest["files"]}
     assert roles["model.onnx"] == "engine" and roles["model.profile0.onnx"] == "engine_data"
+
+
+def test_an_engine_of_a_qdq_bundle_takes_its_pairs(build, tiny_bundle, tmp_path):
+    # Beside its parent, where lineage is looked for.
+    folder = tiny_bundle.parent / "tiny-int8-qdq"
+    assert (
+        build("--model", tiny_bundle, "--precision", "int8", "--allow-failed", "--output", folder, "--force").code == 0
+    )
+    done = build("--model", folder, "--precision", "int8", "--allow-failed", "--json")
+    assert done.code == 0, done.err
+    assert "the QDQ pairs are those of tiny-int8-qdq" in done.err
+    report = json.loads(done.out)
+    assert report["parent"] == bundle.folder_digest(folder) and report["fp32"] == bundle.folder_digest(tiny_bundle)
+    assert build("--model", folder, "--precision", "fp8", "--allow-failed", "--json", "--force").code == 0
 
 
 def test_a_missed_gate_writes_nothing(build, tiny_bundle, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ FACTS = {
 
 
 def test_the_identity_is_that_of_the_rust_benchmark_and_ignores_a_little_memory():
-    # printf of Rust's `{:?}` of the same machine, hashed with sha256sum.
+    # domain/src/benchmark/tests.rs has the same machine.
     assert gpu_machine.identity(FACTS) == "e30f95113fc1"
     assert gpu_machine.identity({**FACTS, "memory_bytes": 128 * 2**30 - 10_000}) == gpu_machine.identity(FACTS)
     assert gpu_machine.identity({**FACTS, "driver": None}) != gpu_machine.identity(FACTS)

@@ -87,6 +87,25 @@ fn a_machine_is_known_by_what_decides_its_speed() {
     }
 }
 
+/// The GPU benchmark computes the same in Python (scripts/tests/test_gpu_bench.py has this machine too).
+#[test]
+fn the_identity_is_the_same_in_both_languages() {
+    let machine = Machine {
+        id: String::new(),
+        cpu: "A CPU".into(),
+        cores: 16,
+        threads: 16,
+        cpu_flags: vec!["avx2".into(), "amx_int8".into()],
+        memory_bytes: 128 << 30,
+        onnxruntime: "1.31.1".into(),
+        gpu: Some("NVIDIA H200".into()),
+        compute_capability: Some("9.0".into()),
+        driver: Some("580.159.04".into()),
+        tensorrt: Some("10.6.0".into()),
+    };
+    assert_eq!(machine.identity(), "e30f95113fc1");
+}
+
 #[test]
 fn only_the_same_artifacts_that_took_turns_are_finished() {
     let here = machine("x");
