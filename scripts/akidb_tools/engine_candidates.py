@@ -83,7 +83,7 @@ _ALL = [
     ),
 ]
 CANDIDATES = {candidate.name: candidate for candidate in _ALL}
-PREFERRED = {"fp32": "fp32", "tf32": "tf32", "fp16": "fp16-tanh", "int8": "int8-mid", "fp8": "fp8-ffn"}
+PREFERRED = {"fp32": "fp32", "tf32": "tf32", "fp16": "fp16-tanh", "int8": "int8-mid", "fp8": "fp8-ffn-typed"}
 
 
 def choose(precision: str, name: str | None) -> Candidate:

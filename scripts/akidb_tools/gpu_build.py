@@ -27,6 +27,7 @@ TOOL = Path(__file__).resolve().parents[1] / "build_tensorrt_engine.py"
 TINY = Shape(2, 64, 128, 4, 128)
 # A build that could not end in this many seconds is not begun.
 LEAST_SECONDS = 45
+UNFINISHED = "not finished when the stage's time was up"
 
 
 def run(stage: Stage) -> None:
@@ -135,7 +136,11 @@ def _note(stage: Stage, wanted: Wanted, future: Future) -> None:
     name = folder(wanted[0], wanted[1], wanted[3])
     try:
         report = future.result()
-    except (ToolError, subprocess.TimeoutExpired, ValueError) as error:
+    except subprocess.TimeoutExpired:
+        stage.say(f"{name}: {UNFINISHED}")
+        _put(stage, wanted, {"not_built": UNFINISHED})
+        return
+    except (ToolError, ValueError) as error:
         stage.say(f"{name}: not built: {error}")
         _put(stage, wanted, {"not_built": str(error)[:900]})
         return
