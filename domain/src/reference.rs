@@ -53,10 +53,9 @@ impl Reference {
 /// The least cosine at which an engine may serve.
 pub fn parity_gate(precision: Precision, same_provider: bool) -> f64 {
     match (precision, same_provider) {
-        (_, false) => 0.99,
         (Precision::Fp32, true) => 0.9999,
         // E4M3 keeps three bits: the engines of two shape profiles round apart, and differ from each other about as much as from fp32.
-        (Precision::Fp8, true) => 0.99,
+        (_, false) | (Precision::Fp8, true) => 0.99,
         (_, true) => 0.999,
     }
 }

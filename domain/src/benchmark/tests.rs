@@ -87,7 +87,7 @@ fn a_machine_is_known_by_what_decides_its_speed() {
     }
 }
 
-/// The GPU benchmark computes the same in Python (scripts/tests/test_gpu_bench.py has this machine too).
+/// The GPU benchmark computes the same in Python (`scripts/tests/test_gpu_bench.py` has this machine too).
 #[test]
 fn the_identity_is_the_same_in_both_languages() {
     let machine = Machine {
