@@ -1,4 +1,6 @@
 //! The command line. Enters: arguments. Leaves: [`Cli`]. Never: a call.
+//!
+//! long: every command with its help, which is what people read.
 
 use std::path::PathBuf;
 

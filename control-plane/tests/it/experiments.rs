@@ -1,4 +1,6 @@
 //! Rollouts from the first share to the last, and every way they end; what is refused; what is kept.
+//!
+//! long: each test is one life of an experiment.
 
 use std::io::{BufRead, BufReader};
 use std::process::Command;

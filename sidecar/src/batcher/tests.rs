@@ -360,6 +360,8 @@ async fn a_probe_runs_both_engines_on_an_answered_batch_once_no_engine_is_loaded
         work.lane = Arc::new(LaneId { experiment: "e".into(), phase: 1, ..LaneId::clone(&work.lane) });
         work.probe = Some(pair.clone());
         assert_eq!(rig.batcher.submit(work).await.unwrap().vectors, [[id as f32]]);
+        // The judge's thread, of a low priority, must come to take enough of the vectors.
+        tokio::time::sleep(Duration::from_millis(3)).await;
     }
     assert_eq!((rig.ran(), ran.lock().unwrap().len()), (150, 0), "an engine is being loaded");
     // The baseline's runs of a probe: one or two, as the draw goes.
@@ -559,6 +561,7 @@ async fn tensorrt_provider_test_a_probe_is_one_workers_while_another_answers() {
     let not_yet = rig.batcher.hold_probes();
     for id in 1..=150 {
         ask(id).await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
     }
     ran.lock().unwrap().clear();
     drop(not_yet);
@@ -587,6 +590,7 @@ async fn tensorrt_provider_test_a_probe_is_one_workers_while_another_answers() {
     let (mut device, mut result) = (None, None);
     while result.is_none() {
         match tokio::time::timeout(Duration::from_secs(10), rig.observations.recv()).await.unwrap().unwrap() {
+            // One or more: credit was left for a second, too.
             crate::telemetry::Observation::Overhead { cause: "probe", from, to, .. } => drop(device.get_or_insert(to - from)),
             crate::telemetry::Observation::Probe { result: it, .. } => result = Some(it),
             _ => {}
@@ -594,5 +598,6 @@ async fn tensorrt_provider_test_a_probe_is_one_workers_while_another_answers() {
     }
     let result = result.unwrap();
     assert_eq!((result.canary_ns, result.baseline_ns), (200, 100), "the device's own time, not what the canary was held");
-    assert_eq!(device.unwrap().as_nanos(), if result.canary_first { 400 } else { 500 }, "all three runs");
+    let canary_second = before[0].0 == "canary";
+    assert_eq!(device.unwrap().as_nanos(), if canary_second { 500 } else { 400 }, "all three runs of the first");
 }

@@ -4,6 +4,8 @@
 //! dropped and counted.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::Builder;
 
@@ -15,8 +17,10 @@ use super::{Known, Ran, SAMPLE, text_hash};
 use crate::metrics::Metrics;
 use crate::telemetry::{Observation, Telemetry};
 
-/// Facts that may wait.
+/// Probes that may wait,
 const INBOX: usize = 8;
+/// and batches' vectors, which must not take a probe's place: more of them come by themselves.
+const MOST_VECTORS: usize = 8;
 /// Most experiments with vectors at a time.
 const MOST_EXPERIMENTS: usize = 8;
 /// Added to the thread's niceness.
@@ -26,6 +30,8 @@ const NICE: i32 = 10;
 #[derive(Debug, Clone)]
 pub(in crate::batcher) struct Judge {
     facts: SyncSender<Fact>,
+    /// Batches' vectors that wait.
+    vectors: Arc<AtomicUsize>,
     metrics: Metrics,
 }
 
@@ -36,15 +42,21 @@ enum Fact {
 
 impl Judge {
     pub(in crate::batcher) fn start(telemetry: Telemetry, metrics: Metrics) -> std::io::Result<Self> {
-        let (facts, inbox) = sync_channel(INBOX);
-        let bench = Bench { telemetry, metrics: metrics.clone(), reservoirs: BTreeMap::new() };
+        let (facts, inbox) = sync_channel(INBOX + MOST_VECTORS);
+        let vectors = Arc::<AtomicUsize>::default();
+        let bench = Bench { telemetry, metrics: metrics.clone(), vectors: vectors.clone(), reservoirs: BTreeMap::new() };
         Builder::new().name("probe-judge".into()).spawn(move || bench.run(&inbox))?;
-        Ok(Self { facts, metrics })
+        Ok(Self { facts, vectors, metrics })
     }
 
     /// Vectors for the reservoir; dropped if the thread is busy, since more will come.
     pub(in crate::batcher) fn learn(&self, experiment: &str, baseline: EngineId, vectors: Vec<Known>) {
-        drop(self.facts.try_send(Fact::Vectors { experiment: experiment.to_owned(), baseline, vectors }));
+        let room = |waiting: usize| (waiting < MOST_VECTORS).then_some(waiting + 1);
+        if self.vectors.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_ok()
+            && self.facts.try_send(Fact::Vectors { experiment: experiment.to_owned(), baseline, vectors }).is_err()
+        {
+            self.vectors.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     pub(in crate::batcher) fn take(&self, ran: Ran) {
@@ -57,6 +69,7 @@ impl Judge {
 struct Bench {
     telemetry: Telemetry,
     metrics: Metrics,
+    vectors: Arc<AtomicUsize>,
     reservoirs: BTreeMap<String, (EngineId, Reservoir)>,
 }
 
@@ -67,7 +80,10 @@ impl Bench {
         }
         for fact in inbox {
             match fact {
-                Fact::Vectors { experiment, baseline, vectors } => self.learn(&experiment, baseline, vectors),
+                Fact::Vectors { experiment, baseline, vectors } => {
+                    self.vectors.fetch_sub(1, Ordering::Relaxed);
+                    self.learn(&experiment, baseline, vectors);
+                }
                 Fact::Ran(ran) => self.judge(&ran),
             }
         }
