@@ -17,32 +17,30 @@ fn users_of<'a>(arms: &'a Arms, variant: &str) -> Vec<&'a str> {
     arms.iter().filter(|it| it.1 == variant).map(|it| it.0.as_str()).collect()
 }
 
-/// Waits until a sidecar serves the canary to anybody.
-fn until_split(client: &Client, canary: &str) -> Arms {
-    let deadline = Instant::now() + STAGE;
-    loop {
-        let seen = arms(client);
-        if !users_of(&seen, canary).is_empty() {
-            return seen;
-        }
-        assert!(Instant::now() < deadline, "nobody meets {canary}");
-        std::thread::sleep(Duration::from_millis(300));
-    }
-}
-
-/// Waits until a sidecar serves the canary to more users than before; none of those may meet the baseline meanwhile.
-fn until_grown(client: &Client, before: &Arms, canary: &str) -> Arms {
-    let deadline = Instant::now() + STAGE;
+/// Waits until a sidecar serves the canary to more users than `before`, and has taken the split for all of them: two rounds that agree. None
+/// who met the canary may meet the baseline meanwhile.
+fn until_more(client: &Client, before: &Arms, canary: &str) -> Arms {
+    let (deadline, mut last) = (Instant::now() + STAGE, Arms::new());
     loop {
         let seen = arms(client);
         let moved = users_of(before, canary).into_iter().find(|it| seen[*it] != canary);
-        assert_eq!(moved, None, "growth took a user from the canary");
-        if users_of(&seen, canary).len() > users_of(before, canary).len() {
+        assert_eq!(moved, None, "this user was taken from the canary");
+        if users_of(&seen, canary).len() > users_of(before, canary).len() && seen == last {
             return seen;
         }
-        assert!(Instant::now() < deadline, "no growth reached the sidecar");
-        std::thread::sleep(Duration::from_millis(300));
+        assert!(Instant::now() < deadline, "{canary} serves {} of {KEYS} users", users_of(&seen, canary).len());
+        last = seen;
+        std::thread::sleep(Duration::from_millis(200));
     }
+}
+
+fn until_split(client: &Client, canary: &str) -> Arms {
+    until_more(client, &Arms::new(), canary)
+}
+
+fn same(seen: &Arms, expected: &Arms, when: &str) {
+    let moved: Vec<_> = expected.iter().filter(|(user, variant)| seen.get(*user) != Some(variant)).collect();
+    assert!(moved.is_empty(), "{when}: not the variant they had: {moved:?}");
 }
 
 #[test]
@@ -54,11 +52,12 @@ fn a_user_keeps_the_variant_across_sidecars_restarts_and_growth() {
         let config = &mut body["config"];
         // Grown by hand; the split of these users under this salt is always the same one.
         (config["unit"], config["salt"], config["min_probes"]) = (json!("sticky"), json!("s"), json!(1_000_000));
-        config["margins"]["latency"] = json!(9.0);
+        // Each sidecar counts these few users once, and again after a restart: no fair draw by the rules of one.
+        (config["margins"]["latency"], config["alpha_sample_ratio"]) = (json!(9.0), json!(1e-9));
     });
 
     let first = until_split(&one, canary);
-    assert_eq!(until_split(&two, canary), first, "two sidecars");
+    same(&until_split(&two, canary), &first, "two sidecars");
     let share = users_of(&first, canary).len();
     // 25 % of 120, within four standard deviations.
     assert!((11..=49).contains(&share), "{share} of {KEYS} users");
@@ -66,16 +65,16 @@ fn a_user_keeps_the_variant_across_sidecars_restarts_and_growth() {
 
     // A crash and a new start; meanwhile the other one goes on as before.
     system.sidecar.take().expect("it runs").kill();
-    assert_eq!(arms(&two), first, "while the first one is down");
+    same(&arms(&two), &first, "while the first one is down");
     system.start_sidecar();
-    let one = (drop(one), system.client()).1;
-    assert_eq!(until_split(&one, canary), first, "after a restart");
+    let one = system.client();
+    same(&until_split(&one, canary), &first, "after a restart");
 
     let mut before = first;
     for _ in 0..2 {
         system.akidb(&["experiments", "promote", "sticky"]);
-        let grown = until_grown(&one, &before, canary);
-        assert_eq!(until_grown(&two, &before, canary), grown, "two sidecars, grown");
+        let grown = until_more(&one, &before, canary);
+        same(&until_more(&two, &before, canary), &grown, "two sidecars, grown");
         println!("{} -> {} of {KEYS} users meet the canary", users_of(&before, canary).len(), users_of(&grown, canary).len());
         before = grown;
     }
@@ -83,5 +82,5 @@ fn a_user_keeps_the_variant_across_sidecars_restarts_and_growth() {
     let ended = system.sidecar.take().expect("it runs").terminate();
     assert!(ended.success(), "{ended}");
     system.start_sidecar();
-    assert_eq!(until_split(&system.client(), canary), before, "after a restart, grown");
+    same(&until_split(&system.client(), canary), &before, "after a restart, grown");
 }

@@ -7,7 +7,7 @@ const RARE: &str = "カメラ";
 
 /// Every other text has the rare word. It may fail, by the engine and alone; every other text is answered whoever its batch mates are.
 fn every_other(client: &Client, i: u64, n: u64) {
-    let rare = n % 2 == 0;
+    let rare = n.is_multiple_of(2);
     let text = if rare { format!("{} {RARE}", text(i, n)) } else { text(i, n) };
     let (status, body) = client.embed(&json!({"text": text, "timeout_ms": PATIENCE_MS}));
     assert!(status == 200 || (rare && status == 500), "request {n}: {status} {body}");
