@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 pub use process::{Process, program};
 pub use s3::S3Server;
-pub use system::{Client, System, get};
+pub use system::{Client, Sidecar, System, get};
 
 /// The repository's root.
 pub fn root() -> PathBuf {

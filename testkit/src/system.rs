@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::process::{Process, program};
 use crate::{bundle, free_port, onnxruntime};
 
-/// A control plane and at most one sidecar with state in a temporary folder.
+/// A control plane and a sidecar with state in a temporary folder; [`System::another_sidecar`] starts more.
 #[derive(Debug)]
 pub struct System {
     folder: TempDir,
@@ -95,15 +95,27 @@ impl System {
 
     /// Starts the sidecar without waiting.
     pub fn spawn_sidecar(&mut self) {
-        let config = self.path("sidecar.toml");
-        std::fs::write(&config, self.config()).expect("the sidecar's configuration");
-        let arguments = ["--config", &config.display().to_string()];
-        self.sidecar = Some(Process::start("akidb-sidecar", &arguments, &[], &self.path("sidecar.log")));
+        self.sidecar = Some(self.spawn("sidecar", self.api, self.ops));
     }
 
-    fn config(&self) -> String {
-        let Self { api, ops, grpc, .. } = self;
-        let (runtime, state, token) = (onnxruntime(), self.path("sidecar"), self.path("sidecar-token"));
+    /// Starts one more sidecar, with ports and state of its own and the first one's token, and waits until it is ready.
+    pub fn another_sidecar(&self, name: &str) -> Sidecar {
+        let api = free_port();
+        let mut process = Some(self.spawn(name, api, free_port()));
+        wait_ready(process.as_mut(), &format!("http://127.0.0.1:{api}/readyz"), Duration::from_secs(120));
+        Sidecar { api, _process: process }
+    }
+
+    fn spawn(&self, name: &str, api: u16, ops: u16) -> Process {
+        let config = self.path(&format!("{name}.toml"));
+        std::fs::write(&config, self.config(name, api, ops)).expect("the sidecar's configuration");
+        let arguments = ["--config", &config.display().to_string()];
+        Process::start("akidb-sidecar", &arguments, &[], &self.path(&format!("{name}.log")))
+    }
+
+    fn config(&self, name: &str, api: u16, ops: u16) -> String {
+        let grpc = self.grpc;
+        let (runtime, state, token) = (onnxruntime(), self.path(name), self.path("sidecar-token"));
         format!(
             r#"
 [server]
@@ -168,7 +180,7 @@ onnxruntime = "{}"
 
     /// A client with a connection of its own.
     pub fn client(&self) -> Client {
-        Client { agent: agent(), url: format!("http://127.0.0.1:{}/api/v1/embed", self.api) }
+        Client::of(self.api)
     }
 
     /// Waits until `what` holds.
@@ -181,7 +193,21 @@ onnxruntime = "{}"
     }
 }
 
-/// An application of the sidecar.
+/// A sidecar beside the system's first; killed when dropped.
+#[derive(Debug)]
+pub struct Sidecar {
+    api: u16,
+    _process: Option<Process>,
+}
+
+impl Sidecar {
+    /// A client with a connection of its own.
+    pub fn client(&self) -> Client {
+        Client::of(self.api)
+    }
+}
+
+/// An application of a sidecar.
 #[derive(Debug)]
 pub struct Client {
     agent: ureq::Agent,
@@ -189,6 +215,19 @@ pub struct Client {
 }
 
 impl Client {
+    fn of(api: u16) -> Self {
+        Self { agent: agent(), url: format!("http://127.0.0.1:{api}/api/v1/embed") }
+    }
+
+    /// The variant (`x-akidb-variant`) that answers a sticky unit (`x-akidb-key`).
+    pub fn variant_of(&self, key: &str, body: &Value) -> String {
+        let sent = self.agent.post(&self.url).header("x-akidb-key", key).send_json(body);
+        let answer = sent.unwrap_or_else(|e| panic!("POST {} as {key}: {e}", self.url));
+        let variant = answer.headers().get("x-akidb-variant").and_then(|it| it.to_str().ok()).map(str::to_owned);
+        let (status, body) = read(answer);
+        variant.filter(|_| status == 200).unwrap_or_else(|| panic!("{status} and no variant for {key}: {body}"))
+    }
+
     /// POST of one embed request: status and body.
     pub fn embed(&self, body: &Value) -> (u16, Value) {
         read(self.agent.post(&self.url).send_json(body).unwrap_or_else(|e| panic!("POST {}: {e}", self.url)))

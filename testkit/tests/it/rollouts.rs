@@ -3,15 +3,20 @@
 //! Phases last seconds here and margins are wide, so that two shared cores decide in time; what the default margins do is rehearsed elsewhere
 //! (docs/EXPERIMENTS.md).
 
+mod assignment;
+mod errors;
+mod sabotage;
+mod slower;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use akidb_testkit::{System, bundle, copy_folder, program, reseal, root, twin, venv_program};
+use akidb_testkit::{Client, System, bundle, program, root, twin};
 use serde_json::{Value, json};
 
 const MODEL: &str = "all-MiniLM-L6-v2";
@@ -28,7 +33,7 @@ const PATIENCE_MS: u64 = 55_000;
 /// Two of these at once would share the device's time with each other.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Clients that send different texts; every answer must be a 200.
+/// Clients that send until told to stop.
 struct Load {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -36,18 +41,24 @@ struct Load {
 }
 
 impl Load {
+    /// Clients that send different texts; every answer must be a 200.
     fn start(system: &System, clients: u64) -> Self {
+        let born = Instant::now();
+        Self::of(system, clients, move |client, i, n| {
+            let begun = Instant::now();
+            let (status, body) = client.embed(&json!({"text": text(i, n), "timeout_ms": PATIENCE_MS}));
+            assert_eq!(status, 200, "request {n} after {:?}, of {:?}: {body}", born.elapsed(), begun.elapsed());
+        })
+    }
+
+    /// Clients that each send, and check, one request after the other: told which client it is, and the request's number.
+    fn of(system: &System, clients: u64, ask: impl Fn(&Client, u64, u64) + Clone + Send + 'static) -> Self {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let threads = (0..clients).map(|i| {
-            let (stop, sent, client) = (stop.clone(), sent.clone(), system.client());
+            let (stop, sent, client, ask) = (stop.clone(), sent.clone(), system.client(), ask.clone());
             std::thread::spawn(move || {
-                let (born, mut slowest) = (Instant::now(), Duration::ZERO);
                 while !stop.load(Ordering::Relaxed) {
-                    let n = sent.fetch_add(1, Ordering::Relaxed);
-                    let begun = Instant::now();
-                    let (status, body) = client.embed(&json!({"text": text(i, n), "timeout_ms": PATIENCE_MS}));
-                    slowest = slowest.max(begun.elapsed());
-                    assert_eq!(status, 200, "request {n} after {:?}, the slowest {slowest:?}: {body}", born.elapsed());
+                    ask(&client, i, sent.fetch_add(1, Ordering::Relaxed));
                     std::thread::sleep(Duration::from_millis(20));
                 }
             })
@@ -57,7 +68,7 @@ impl Load {
 
     fn finish(self) -> u64 {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().for_each(|it| it.join().expect("a client that saw only 200"));
+        self.threads.into_iter().for_each(|it| it.join().expect("a client that saw what it should"));
         self.sent.load(Ordering::Relaxed)
     }
 }
@@ -97,13 +108,17 @@ fn canary(system: &System) -> (PathBuf, &'static str) {
 
 /// fp32 serves; answers the name of what is there to be tried, and what keeps other rollouts waiting.
 fn system() -> (System, &'static str, MutexGuard<'static, ()>) {
+    system_with(LEASE)
+}
+
+fn system_with(lease: Duration) -> (System, &'static str, MutexGuard<'static, ()>) {
     let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let mut system = System::new();
     let ms = |it: Duration| it.as_millis().to_string();
     system.control_env = vec![
         ("AKIDB_CP_EXPERIMENT_LOOK_MS", "2000".to_owned()),
         ("AKIDB_CP_EXPERIMENT_TICK_MS", "200".to_owned()),
-        ("AKIDB_CP_EXPERIMENT_LEASE_MS", ms(LEASE)),
+        ("AKIDB_CP_EXPERIMENT_LEASE_MS", ms(lease)),
         ("AKIDB_CP_EXPERIMENT_SILENT_MS", "20000".to_owned()),
     ];
     system.start_control();
@@ -192,12 +207,16 @@ fn an_equal_canary_reaches_everybody_and_a_dead_control_plane_only_holds_it_up()
 }
 
 fn every_part_replays(system: &System, id: &str) {
-    for part in 1..=4 {
-        let file = system.path("record.json");
-        system.akidb_plain(&["experiments", "record", id, "--part", &part.to_string(), "--output", &file.display().to_string()]);
-        let replayed = Command::new(program("akidb-control-plane")).arg("replay").arg(&file).output().expect("it runs");
-        assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
-    }
+    (1..=4).for_each(|part| drop(replayed(system, id, part)));
+}
+
+/// A part of the decision record, which decides the same once more.
+fn replayed(system: &System, id: &str, part: u32) -> Value {
+    let file = system.path("record.json");
+    system.akidb_plain(&["experiments", "record", id, "--part", &part.to_string(), "--output", &file.display().to_string()]);
+    let replayed = Command::new(program("akidb-control-plane")).arg("replay").arg(&file).output().expect("it runs");
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    serde_json::from_slice(&std::fs::read(&file).expect("a record")).expect("JSON")
 }
 
 fn the_script_says_so(system: &System, canary: &str) {
@@ -211,49 +230,18 @@ fn the_script_says_so(system: &System, canary: &str) {
     assert!(text.starts_with("✅ ROLLOUT: Canary P95 ") && text.contains("Decision: Full rollout approved"), "{text}");
 }
 
-/// Computes the reference vectors of what `model.onnx` is now.
-const REFERENCE: &str = r#"
-import json, pathlib, sys
-import numpy, onnxruntime, tokenizers
-folder = pathlib.Path(sys.argv[1])
-tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-tokenizer.no_padding()
-tokenizer.enable_truncation(256)
-session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-reference = json.loads((folder / "reference.json").read_text())
-def vector(text):
-    ids = numpy.array([tokenizer.encode(text).ids], dtype=numpy.int64)
-    return session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0][0].tolist()
-reference["vectors"] = [vector(it) for it in reference["texts"]]
-(folder / "reference.json").write_text(json.dumps(reference))
-"#;
-
-/// The fp32 engine without what a text says, in its fourth layer: digests and parity are in order, the vectors are wrong, the evaluation lies.
-fn gutted(to: &Path) {
-    copy_folder(&bundle(), to);
-    let path = to.join("model.onnx");
-    let mut graph = std::fs::read(&path).expect("an engine");
-    // A tensor's name, then its field 9: 384 floats.
-    let tensor = b"encoder.layer.3.attention.output.LayerNorm.weight\x4a\x80\x0c";
-    let at = graph.windows(tensor.len()).position(|it| it == tensor).expect("the tensor") + tensor.len();
-    graph[at..at + 384 * 4].fill(0);
-    std::fs::write(&path, graph).expect("a file");
-    let done = Command::new(venv_program("python")).args(["-c", REFERENCE]).arg(to).output().expect("python runs");
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-    reseal(to, "gutted");
-}
-
-fn rolled_back(system: &System, id: &str, guardrails: &[&str]) {
+fn rolled_back(system: &System, id: &str, guardrails: &[&str]) -> Value {
     let it = until(system, id, STAGE, over);
     let by = it["latest"]["verdict"]["guardrail"].as_str().unwrap_or_default();
     assert!(it["state"] == "rolled-back" && guardrails.contains(&by), "{it}");
+    it
 }
 
 #[test]
 fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
     let (mut system, canary, _turn) = system();
     let folder = system.path("gutted");
-    gutted(&folder);
+    sabotage::gutted(&folder);
     system.akidb(&["models", "import", &folder.display().to_string()]);
     let load = Load::start(&system, 3);
     start(&system, "wrong", "gutted", |_| {});
@@ -281,19 +269,4 @@ fn a_sabotaged_canary_goes_back_by_the_guardrail_that_it_breaks() {
         system.start_sidecar();
     }
     rolled_back(&system, "crash", &["crash"]);
-}
-
-#[test]
-#[ignore = "needs `make models MODELS=minilm`"]
-fn an_engine_that_is_slower_goes_back() {
-    assert!(int8().join("manifest.json").is_file(), "{} is missing: run `make models MODELS=minilm`", int8().display());
-    let (system, _, _turn) = system();
-    for alias in ["stable", "default"] {
-        system.akidb(&["aliases", "set", MODEL, alias, "int8"]);
-    }
-    let load = Load::start(&system, 3);
-    start(&system, "slow", "fp32", |body| body["config"]["margins"]["speed"] = json!(0.05));
-    // The mean time of a batch is what both look at.
-    rolled_back(&system, "slow", &["speed", "cost"]);
-    assert!(load.finish() > 100);
 }
