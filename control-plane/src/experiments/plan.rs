@@ -196,8 +196,8 @@ mod tests {
         // About what rehearsals at light load need: 1,073 (docs/EXPERIMENTS.md).
         let requests = plan.phases[0].canary_requests.unwrap();
         assert!((1_000..1_200).contains(&requests), "{plan:?}");
-        // Half busy: 0.8 % + half of 1 % of the time, 30 ms a probe. The requests are there a little sooner.
-        let by_probes = 200.0 / (0.013 / 0.03) / 60.0;
+        // Half busy: 0.5 % + half of 1 % of the time, 30 ms a probe. The requests are there sooner.
+        let by_probes = 200.0 / (0.01 / 0.03) / 60.0;
         assert!((plan.phases[0].expected_minutes.unwrap() - by_probes).abs() < 0.01, "{plan:?}");
         assert!(requests as f64 / 2.5 / 60.0 < by_probes, "{plan:?}");
         assert!(plan.expected_minutes.unwrap() < 60.0, "{plan:?}");
