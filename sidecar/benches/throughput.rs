@@ -1,20 +1,30 @@
 //! How near the whole sidecar comes to its engine, and how far a short request is held up by long ones.
 //!
-//! Enters: sections to run (`mixed`, `uniform`, `switch`, `short`, `memory`; all without any) and `--rounds N`. Leaves: figures; exit 1
+//! Enters: sections to run (`mixed`, `uniform`, `switch`, `short`, `memory`, `probes`; all without any) and `--rounds N`. Leaves: figures; exit 1
 //! when a target is missed. Never: two things compared that did not take turns in this run.
 //!
 //! The sidecar is its own program with its default settings. The clients are a second process with a thread and a kept connection each;
 //! they get no core of their own, and what they use is printed, not taken off. The raw bound runs in this process while the other two wait.
 //! `cargo bench -p akidb-sidecar --bench throughput`
 
+#[expect(dead_code, reason = "tests spoil bundles too")]
+#[path = "../tests/it/supply/bundle.rs"]
+mod bundle;
 #[path = "throughput/load.rs"]
 mod load;
+#[expect(dead_code, reason = "tests ask it more")]
+#[path = "../tests/it/supply/plane.rs"]
+mod plane;
+#[path = "throughput/probes.rs"]
+mod probes;
 #[path = "throughput/raw.rs"]
 mod raw;
 #[path = "throughput/server.rs"]
 mod server;
 #[path = "throughput/texts.rs"]
 mod texts;
+#[path = "../tests/it/supply/told.rs"]
+mod told;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -67,10 +77,13 @@ fn main() -> ExitCode {
     if wanted("memory") {
         bench.memory();
     }
+    if wanted("probes") {
+        bench.probes();
+    }
     if bench.missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-const SECTIONS: [&str; 5] = ["mixed", "uniform", "switch", "short", "memory"];
+const SECTIONS: [&str; 6] = ["mixed", "uniform", "switch", "short", "memory", "probes"];
 
 struct Bench {
     rounds: usize,

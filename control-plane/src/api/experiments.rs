@@ -56,7 +56,7 @@ pub(crate) struct NewExperiment {
     #[schema(value_type = Object)]
     #[serde(default)]
     config: Config,
-    /// `{"device_ppm", "idle_ppm", "shed_queue_texts"}`; default 10000, 10000, 8.
+    /// `{"device_ppm", "idle_ppm", "shed_queue_texts"}`; default 5000, 10000, 8.
     #[schema(value_type = Object)]
     #[serde(default)]
     probe: ProbeBudget,

@@ -1,7 +1,8 @@
 //! Windows into looks. Enters: made-up windows. Leaves: failures. Never: a database.
 
-use akidb_domain::decision::{Config, Stage, State};
+use akidb_domain::decision::{Config, Stage, State, Verdict, step};
 use akidb_domain::snapshot::{ProbeBudget, VariantRef};
+use akidb_domain::split::{Shares, arm, bucket};
 use akidb_domain::vocabulary::{Arm, ExecutionProvider, Precision};
 use akidb_domain::window::{DeviceUsage, ErrorCount, LaneId, LeaseGap, ProbeResult};
 
@@ -205,4 +206,30 @@ fn what_is_missing_is_in_the_look() {
         ]
     );
     assert_eq!((look.crashes.canary_seconds, look.crashes.control_seconds), (20, 10));
+}
+
+/// The look, of sixty with 1,000 requests each, at which the lanes' units stop the rollout; `counts` says which requests of the canary's lane are
+/// counted where they are routed.
+fn stopped_at(counts: impl Fn(u64) -> bool) -> Option<u64> {
+    let mut it = experiment();
+    let shares = Shares { canary_ppm: 50_000, control_ppm: 50_000, canary_sample_ppm: 0 };
+    (1..=60_u64).find(|&number| {
+        let mut units = [(Arm::Canary, 0), (Arm::Control, 0), (Arm::Baseline, 0)];
+        for unit in number * 1_000..(number + 1) * 1_000 {
+            let met = arm(bucket("s", &unit.to_le_bytes()), shares);
+            let lane = units.iter_mut().find(|it| it.0 == met).unwrap();
+            lane.1 += u64::from(met != Arm::Canary || counts(unit));
+        }
+        let windows = [window("a", 0, units.map(|(arm, n)| lane(arm, n)).to_vec())];
+        let look = look(&it, Stretch { number, ..STRETCH }, &windows, &Fleet::default(), 0);
+        let verdict = step(&it.config, &mut it.decision, &look).unwrap().verdict;
+        matches!(verdict, Verdict::Inconclusive { missing } if missing[0].starts_with("a fair split"))
+    })
+}
+
+#[test]
+fn a_lane_that_loses_units_stops_the_rollout() {
+    assert_eq!(stopped_at(|_| true), None);
+    let lossy = stopped_at(|unit| unit % 5 != 0);
+    assert!(lossy.is_some_and(|look| look <= 10), "{lossy:?}");
 }

@@ -48,7 +48,7 @@ fn an_equal_canary_grows_by_itself_to_everything() {
         settled(&app, "e");
         let split = part.split.clone().unwrap();
         shares.push((split.canary_ppm, split.control_ppm, split.canary_sample_ppm));
-        assert!(split.probe.unwrap().device_ppm == 10_000 && split.lease_ms == 30_000);
+        assert!(split.probe.unwrap().device_ppm == 5_000 && split.lease_ms == 30_000);
         let it = serve(&app, "e", &mut part, EQUAL, 12);
         assert_ne!(it["stage"], format!("phase {}", shares.len()), "{it}");
         part.follow();

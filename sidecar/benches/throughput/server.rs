@@ -22,6 +22,8 @@ pub(crate) struct Counters {
     pub(crate) tokens: f64,
     pub(crate) padded_tokens: f64,
     pub(crate) engine_seconds: f64,
+    pub(crate) probe_seconds: f64,
+    pub(crate) probes: f64,
 }
 
 impl Drop for Server {
@@ -34,10 +36,20 @@ impl Drop for Server {
 impl Server {
     /// Starts it and waits until it is ready.
     pub(crate) fn start(settings: &[(&str, &str)]) -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let address = format!("127.0.0.1:{}", akidb_testkit::free_port());
         let models =
             format!("[[embedding.models.available]]\nname = \"all-MiniLM-L6-v2\"\npath = \"{}\"\n", akidb_testkit::bundle().display());
+        Self::serving(&models, settings)
+    }
+
+    /// Starts it to serve what a control plane on a port says, and waits until it is ready.
+    pub(crate) fn linked(port: u16) -> Self {
+        let address = format!("http://127.0.0.1:{port}");
+        Self::serving("", &[("AKIDB_CONTROL_PLANE", &address), ("AKIDB_CONTROL_PLANE_TOKEN", "a token")])
+    }
+
+    fn serving(models: &str, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let address = format!("127.0.0.1:{}", akidb_testkit::free_port());
         let text = format!(
             "[server]\nlisten = \"{address}\"\nops_listen = \"127.0.0.1:0\"\n[storage]\nstate_folder = \"{}\"\n{models}",
             folder.path().join("state").display()
@@ -92,6 +104,8 @@ impl Server {
                 Some("akidb_batch_tokens_total") => counters.tokens += value,
                 Some("akidb_batch_padded_tokens_total") => counters.padded_tokens += value,
                 Some("akidb_engine_seconds_total") => counters.engine_seconds += value,
+                Some("akidb_engine_overhead_seconds_total") if name.contains("cause=\"probe\"") => counters.probe_seconds += value,
+                Some("akidb_probes_total") if name.contains("outcome=\"made\"") => counters.probes += value,
                 _ => {}
             }
         }
@@ -107,6 +121,8 @@ impl Counters {
             tokens: self.tokens - before.tokens,
             padded_tokens: self.padded_tokens - before.padded_tokens,
             engine_seconds: self.engine_seconds - before.engine_seconds,
+            probe_seconds: self.probe_seconds - before.probe_seconds,
+            probes: self.probes - before.probes,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The supply half: configuration, artifacts, models, telemetry on disk and the link to the control plane.
 
 mod budget;
+mod bundle;
 mod config;
 mod experiment;
 mod link;
@@ -10,9 +11,10 @@ mod pull;
 mod refusals;
 mod serve;
 mod swaps;
+mod told;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use akidb_sidecar::app::{App, StartError};
@@ -22,9 +24,10 @@ use akidb_sidecar::models::Models;
 use akidb_sidecar::serving::{Variant, VariantState};
 use akidb_store::Store;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+use bundle::Bundle;
 
 const MODEL: &str = "all-minilm-l6-v2";
 
@@ -110,68 +113,5 @@ impl Sidecar {
     async fn stop(self) {
         self.shutdown.cancel();
         self.running.await.unwrap();
-    }
-}
-
-/// A bundle of one's own to spoil.
-struct Bundle {
-    folder: PathBuf,
-}
-
-impl Bundle {
-    fn copy(to: &Path) -> Self {
-        akidb_testkit::copy_folder(&akidb_testkit::bundle(), to);
-        Self { folder: to.to_owned() }
-    }
-
-    /// A bundle that answers like the real one under a name, with a digest, of its own.
-    fn twin(to: &Path, model: &str, n: usize) -> Self {
-        let bundle = Self::copy(to);
-        bundle.edit(|manifest| manifest["model"]["name"] = json!(model));
-        let path = bundle.folder.join("reference.json");
-        let text = std::fs::read_to_string(&path).unwrap() + &"\n".repeat(n);
-        std::fs::write(path, text).unwrap();
-        bundle.reseal("reference.json");
-        bundle
-    }
-
-    fn uri(&self) -> String {
-        format!("file://{}", self.folder.display())
-    }
-
-    fn manifest(&self) -> Value {
-        serde_json::from_slice(&std::fs::read(self.folder.join("manifest.json")).unwrap()).unwrap()
-    }
-
-    fn edit(&self, change: impl FnOnce(&mut Value)) {
-        let mut manifest = self.manifest();
-        change(&mut manifest);
-        std::fs::write(self.folder.join("manifest.json"), manifest.to_string()).unwrap();
-    }
-
-    /// Makes the manifest tell the truth about a file again.
-    fn reseal(&self, file: &str) {
-        let bytes = std::fs::read(self.folder.join(file)).unwrap();
-        let sha256 = hex::encode(Sha256::digest(&bytes));
-        self.edit(|manifest| {
-            if file == "tokenizer.json" {
-                manifest["model"]["tokenizer_sha256"] = json!(sha256);
-            }
-            for entry in manifest["files"].as_array_mut().unwrap() {
-                if entry["path"] == file {
-                    (entry["sha256"], entry["bytes"]) = (json!(sha256), json!(bytes.len()));
-                }
-            }
-        });
-    }
-
-    /// Makes its reference vectors those of some other engine.
-    fn spoil_reference(&self) {
-        let path = self.folder.join("reference.json");
-        let mut reference: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-        let first = reference["vectors"][3].as_array_mut().unwrap();
-        first.reverse();
-        std::fs::write(path, reference.to_string()).unwrap();
-        self.reseal("reference.json");
     }
 }

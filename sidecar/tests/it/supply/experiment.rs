@@ -1,11 +1,10 @@
 //! An experiment on real engines, told by a control plane that speaks the real protocol: arms, leases, windows and paired probes.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use akidb_domain::bundle::Manifest;
 use akidb_domain::sketch::Sketch;
-use akidb_domain::snapshot::{ProbeBudget, ServedArtifact, ServedFile, ServedVariant, Snapshot, TrafficSplit, VariantRef};
+use akidb_domain::snapshot::{ProbeBudget, ServedVariant};
 use akidb_domain::vocabulary::{Arm, ExecutionProvider};
 use akidb_domain::window::{LaneUsage, ProbeResult, Window};
 use akidb_proto::v1;
@@ -14,51 +13,13 @@ use akidb_sidecar::engine::{EngineSpec, GpuSpec, TokenBatch, onnx};
 use akidb_sidecar::tokenizer::{Tokenizer, TokenizerPool};
 use serde_json::{Value, json};
 
-use super::link::{linked, snapshot};
+use super::link::linked;
 use super::plane::Plane;
+use super::told::{EXPERIMENT, experiment, variant};
 use super::{Bundle, Sidecar};
 
-const EXPERIMENT: &str = "e1";
 /// Probes that a test waits for.
 const PROBES: usize = 12;
-
-/// The bundle in a folder as a variant of the snapshot's model.
-fn variant(folder: &Path, name: &str) -> ServedVariant {
-    let manifest = Manifest::parse(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap();
-    let uri = |path: &str| format!("file://{}/{path}", folder.display());
-    let files = manifest.files.iter().map(|it| ServedFile { uri: uri(&it.path), file: it.clone() }).collect();
-    let (digest, target, graph) = (manifest.digest(), manifest.target.clone(), manifest.graph.clone());
-    let artifacts = vec![ServedArtifact { digest, target, graph, files }];
-    ServedVariant { version: "1".into(), name: name.into(), precision: manifest.variant.precision, hold: true, artifacts }
-}
-
-/// Half the traffic in the canary, a third in control, and far more for probes than production would give.
-fn experiment(n: u64, canary: ServedVariant) -> Snapshot {
-    let mut snapshot = snapshot(n);
-    let at = |name: &str| VariantRef { version: "1".into(), variant: name.into() };
-    let model = &mut snapshot.models[0];
-    model.aliases.insert("canary".into(), at(&canary.name));
-    snapshot.splits = vec![TrafficSplit {
-        model: model.name.clone(),
-        experiment: EXPERIMENT.into(),
-        phase: 2,
-        salt: "salt".into(),
-        sticky: false,
-        baseline: at("fp32"),
-        canary: at(&canary.name),
-        canary_ppm: 500_000,
-        control_ppm: 300_000,
-        apps_all_traffic: Vec::new(),
-        lease_ms: 60_000,
-        canary_sample_ppm: 0,
-        burn_in: false,
-        probe: Some(ProbeBudget { device_ppm: 200_000, idle_ppm: 200_000, shed_queue_texts: 64 }),
-        latency_threshold_s: Vec::new(),
-        canary_latency_threshold_s: Vec::new(),
-    }];
-    model.variants.push(canary);
-    snapshot
-}
 
 /// Sentences, none like another.
 fn texts(round: usize) -> Vec<String> {

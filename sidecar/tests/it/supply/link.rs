@@ -1,63 +1,16 @@
 //! The link to the control plane, from the sidecar's side.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use akidb_domain::bundle::Manifest;
-use akidb_domain::cost::{Price, spend_until};
-use akidb_domain::snapshot::{ServedArtifact, ServedFile, ServedModel, ServedVariant, Snapshot, SnapshotVersion, VariantRef};
+use akidb_domain::cost::spend_until;
 use akidb_proto::v1;
 use akidb_proto::v1::watch_response::Message as Out;
 use akidb_sidecar::config::Config;
 
 use super::plane::Plane;
+use super::told::{RATE, snapshot};
 use super::{Sidecar, config};
-
-const RATE: i64 = 2_500_000_000_001;
-
-pub(super) fn snapshot(n: u64) -> Snapshot {
-    let folder = akidb_testkit::bundle();
-    let manifest = Manifest::parse(&std::fs::read(folder.join("manifest.json")).unwrap()).unwrap();
-    let files = manifest.files.iter().map(|it| ServedFile { uri: format!("file://{}/{}", folder.display(), it.path), file: it.clone() });
-    let artifact = ServedArtifact {
-        digest: manifest.digest(),
-        target: manifest.target.clone(),
-        graph: manifest.graph.clone(),
-        files: files.collect(),
-    };
-    let at = VariantRef { version: "1".into(), variant: "fp32".into() };
-    let variant = ServedVariant {
-        version: "1".into(),
-        name: "fp32".into(),
-        precision: manifest.variant.precision,
-        hold: true,
-        artifacts: vec![artifact],
-    };
-    let model = ServedModel {
-        name: manifest.model.name.clone(),
-        version: "1".into(),
-        dimension: manifest.model.dimension,
-        max_tokens: manifest.model.max_tokens,
-        pooling: manifest.model.pooling,
-        normalized: true,
-        embedding_space: manifest.model.embedding_space.clone(),
-        prompts: BTreeMap::new(),
-        seeded: false,
-        variants: vec![variant],
-        aliases: [("default".to_owned(), at.clone()), ("stable".to_owned(), at)].into(),
-    };
-    let price = Price {
-        sku: "cpu".into(),
-        region: "local".into(),
-        currency: "USD".into(),
-        picodollars_per_hour: RATE,
-        valid_from_ns: 1,
-        valid_to_ns: None,
-        source: "test".into(),
-    };
-    Snapshot { version: SnapshotVersion { epoch: 1, n }, models: vec![model], splits: Vec::new(), prices: vec![price] }
-}
 
 pub(super) fn linked(state: &Path, port: u16) -> Config {
     std::fs::write(state.join("token"), "sidecar-token\n").unwrap();
