@@ -288,7 +288,7 @@ mod tests {
         check(|_| (), Ok(()));
         check(|it| it.canary_sample_ppm = 950_001, Err("a canary sample of 950001 ppm is more than the canary's 950000 ppm"));
         let budget = ProbeBudget { idle_ppm: 1_000_001, ..ProbeBudget::default() };
-        check(|it| it.probe = Some(budget), Err("a probe budget of 10000 and 1000001 ppm is more than the whole device"));
+        check(|it| it.probe = Some(budget), Err("a probe budget of 5000 and 1000001 ppm is more than the whole device"));
         check(|it| it.latency_threshold_s.truncate(3), Err("3 latency thresholds; 4 or none are needed"));
         check(|it| it.latency_threshold_s[2] = f64::NAN, Err("a latency threshold of NaN s; it must be a time, or 0 for none"));
         check(|it| it.canary_latency_threshold_s = vec![-1.0; 4], Err("a latency threshold of -1 s; it must be a time, or 0 for none"));
