@@ -14,13 +14,14 @@ from .errors import BadInput
 FUSED = ("scale", "qkv", "gelu", "pool")
 FUSED_TANH = ("scale", "qkv", "gelu-tanh", "pool")
 PRECISIONS = ("fp32", "tf32", "fp16", "int8", "fp8")
-# "weak": the builder picks types, bounded by flags; "strong": types are those written in the graph.
-TYPINGS = ("weak", "strong")
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """`placement` is None for float engines. `builder`: "onnxruntime", or "tensorrt" (its own Python API)."""
+    """`placement` is None for float engines. `builder`: "onnxruntime", or "tensorrt" (its own Python API).
+
+    `typing`: "weak" (the builder picks types, bounded by flags) or "strong" (types are those written in the graph).
+    """
 
     name: str
     precision: str

@@ -18,7 +18,6 @@ from .errors import BadInput
 PLAN_MARKS = (b"ftrt", b"ptrt")  # how serialized engines of TensorRT begin
 PLAN_ENDINGS = (".plan", ".engine", ".trt")
 QDQ = ("QuantizeLinear", "DequantizeLinear")
-FLOAT_PRECISIONS = ("fp32", "tf32", "fp16")
 
 
 @dataclass(frozen=True)

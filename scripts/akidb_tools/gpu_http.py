@@ -22,7 +22,6 @@ from .gpu_services import Entry, Sidecar, loadtest
 from .gpu_stage import Stage
 from .gpu_swap import swap
 
-P95_MS = 8.0
 QUEUE = {"max_queued_texts": 65_536, "max_queued_ms": 20_000}
 CLIENTS = (64, 256, 512, 768, 1024, 384, 128, 1536)
 BATCH_CLIENTS = (2, 4, 8, 16, 24, 32)
@@ -63,18 +62,7 @@ def run(stage: Stage) -> None:
         ("load", lambda: load(stage, served)),
         ("swap", lambda: swap(stage, [baseline.path, *_others(stage, served)])),
     ]
-    for name, part in parts:
-        if stage.only not in name:
-            continue
-        if stage.left() < 10:
-            stage.say(f"{name}: no time left; run the stage again")
-            continue
-        stage.say(f"{name} ({stage.left():.0f} s left)")
-        try:
-            part()
-        except ToolError as error:
-            stage.say(f"{name}: {error}")
-            stage.results.put("notes", ("part",), {"part": f"http {name}", "note": str(error)[:900]})
+    stage.in_order(parts, least=10, noted_as="http ")
 
 
 def programs(stage: Stage) -> None:

@@ -7,7 +7,6 @@ beside the baseline: the unfused fp32 graph on the CUDA provider, TF32 allowed, 
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,19 +76,7 @@ def run(stage: Stage) -> None:
         ("kernels", lambda: kernels(stage)),
         ("left out", lambda: left_out(stage)),
     ]
-    for name, part in parts:
-        if stage.only not in name:
-            continue
-        if stage.left() < 5:
-            stage.say(f"{name}: no time left; run the stage again")
-            continue
-        stage.say(f"{name} ({stage.left():.0f} s left)")
-        try:
-            part()
-        except ToolError as error:
-            stage.say(f"{name}: {error}")
-            stage.results.put("notes", ("part",), {"part": name, "note": str(error)[:900]})
-        gc.collect()
+    stage.in_order(parts, least=5)
 
 
 def race(stage: Stage, subject: Subject) -> None:

@@ -13,14 +13,6 @@ from pathlib import Path
 from . import gpu_plot
 
 P95_MS = 8.0
-FIVE = (
-    "all-MiniLM-L6-v2",
-    "distilled-MiniLM-L3-v2",
-    "bert-base-uncased",
-    "bge-small-en-v1.5",
-    "UAE-Large-V1-12-layers",
-    "UAE-Large-V1",
-)
 
 
 def write(file: Path, price: float) -> Path:

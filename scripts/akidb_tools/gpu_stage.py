@@ -5,14 +5,15 @@ A rehearsal runs the same code on the CPU with few and tiny cells, so that a typ
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import bundle_reader
 from .bundle_reader import Bundle
-from .errors import BadInput
+from .errors import BadInput, ToolError
 from .gpu_plan import SUBJECTS, Subject
 from .gpu_results import Results
 
@@ -47,6 +48,22 @@ class Stage:
     def left(self) -> float:
         """Seconds until the stage has to be done."""
         return self.ends - time.monotonic()
+
+    def in_order(self, parts: Iterable[tuple[str, Callable[[], None]]], least: float, noted_as: str = "") -> None:
+        """The parts that `only` names, while `least` seconds are left; one that fails is noted and the next begins."""
+        for name, part in parts:
+            if self.only not in name:
+                continue
+            if self.left() < least:
+                self.say(f"{name}: no time left; run the stage again")
+                continue
+            self.say(f"{name} ({self.left():.0f} s left)")
+            try:
+                part()
+            except ToolError as error:
+                self.say(f"{name}: {error}")
+                self.results.put("notes", ("part",), {"part": f"{noted_as}{name}", "note": str(error)[:900]})
+            gc.collect()  # sessions hold memory of the GPU until they are collected
 
     def fp32(self, subject: Subject) -> Path:
         """Its fp32 bundle: the one given, or the seeded one below `work`."""

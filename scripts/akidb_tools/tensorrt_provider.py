@@ -23,8 +23,6 @@ from .shape_profiles import Profile, provider_options
 TENSORRT, CUDA, CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
 PROVIDERS = {"tensorrt": TENSORRT, "cuda": CUDA, "cpu": CPU}
 LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
-# TensorRT opens it by name while it builds, and says only "could not find any implementation" without it.
-BUILDER_RESOURCE = "libnvinfer_builder_resource.so"
 
 
 def version() -> str | None:
