@@ -51,13 +51,14 @@ pub struct Models {
 }
 
 impl Models {
-    /// Starts the task with a first plan.
+    /// Starts the task with a first plan; the table knows its models when this returns.
     pub fn start(parts: Parts, plan: Plan, stop: CancellationToken) -> (Self, JoinHandle<()>) {
-        let (plans, receiver) = watch::channel(plan);
+        let (plans, receiver) = watch::channel(plan.clone());
         let (tell, changes) = watch::channel(0);
         let table = Table::default();
         let (demand, wants) = Demand::channel();
-        let task = tokio::spawn(owner::Owner::new(parts, table.clone(), tell, wants).run(receiver, stop));
+        let owner = owner::Owner::new(parts, plan, table.clone(), tell, wants);
+        let task = tokio::spawn(owner.run(receiver, stop));
         (Self { plans, table, changes, demand }, task)
     }
 

@@ -99,7 +99,7 @@ pub enum RouteError {
         /// Where it is, and why.
         state: String,
     },
-    /// No `model` given, and the sidecar has no default.
+    /// No model is known at all, or none was asked for and there is no default.
     #[error("no model is configured yet")]
     NoModel,
 }
@@ -152,8 +152,8 @@ fn find_model<'a>(serving: &'a Serving, asked: Option<&ModelRef>) -> Result<(&'a
     if let Some((name, model)) = serving.models.get_key_value(name) {
         return Ok((name, model));
     }
-    // The default is configured but not known yet; that passes.
-    if asked.is_none() {
+    // The default is configured but not known yet, or nothing is; that passes.
+    if asked.is_none() || serving.models.is_empty() {
         return Err(RouteError::NoModel);
     }
     Err(unknown_model(serving, name))

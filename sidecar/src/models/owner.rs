@@ -59,10 +59,11 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    pub(crate) fn new(parts: Parts, table: Table, changed: watch::Sender<u64>, wants: mpsc::Receiver<Want>) -> Self {
+    /// Takes its first plan at once: a request that comes before the task first runs must not be told that there are no models.
+    pub(crate) fn new(parts: Parts, plan: Plan, table: Table, changed: watch::Sender<u64>, wants: mpsc::Receiver<Want>) -> Self {
         let last_good = LastGood::open(&parts.state);
         let (rooms, asks) = mpsc::channel(room::ASKS);
-        Self {
+        let mut owner = Self {
             parts,
             turns: Turns::new(rooms),
             table,
@@ -78,11 +79,12 @@ impl Owner {
             wants,
             rooms: asks,
             asking: Vec::new(),
-        }
+        };
+        owner.take(plan);
+        owner
     }
 
     pub(crate) async fn run(mut self, mut plans: watch::Receiver<Plan>, stop: CancellationToken) {
-        self.take(plans.borrow_and_update().clone());
         loop {
             let look = (!self.asking.is_empty()).then(|| Instant::now() + LOOK);
             let (retry, look) = (sleep_until(self.slots.values().filter_map(|it| it.retry_at).min()), sleep_until(look));
