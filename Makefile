@@ -65,8 +65,8 @@ lint: setup $(VENV)/.ready-dev ## Formatting, lints, import arrows, compile-time
 deny: build/tools/bin/cargo-deny ## Bans, licences and sources of every dependency
 	build/tools/bin/cargo-deny --locked check bans licenses sources
 
-gpu-bench: ## One stage of the GPU benchmark (STAGE=build|matrix|http|faults|two-gpu|report OUT=folder; docs/GPU.md)
-	@test -n '$(STAGE)' || { echo "say which: make gpu-bench STAGE=build|matrix|http|faults|two-gpu|report OUT=folder" >&2; exit 2; }
+gpu-bench: ## The GPU benchmark, or one stage (STAGE=all|build|matrix|http|faults|two-gpu|report OUT=folder; docs/GPU.md)
+	@test -n '$(STAGE)' || { echo "say which: make gpu-bench STAGE=all|build|matrix|http|faults|two-gpu|report OUT=folder" >&2; exit 2; }
 	@$(GPU_PYTHON) scripts/gpu_bench.py '$(STAGE)' --out '$(OUT)' --bundle $(BUNDLE) $(GPU_OPTIONS)
 
 clean-state: ## Forget what `make run` stored

@@ -16,9 +16,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 
-from . import bundle, export, five_models, gpu_machine, seeded
+from . import bundle, export, five_models, gpu_nvml, seeded
 from .engine_candidates import CANDIDATES
-from .errors import ToolError
+from .errors import BadInput, ToolError
 from .five_models import Shape
 from .gpu_plan import MINILM, SUBJECTS, WANTED, Subject, Wanted, folder
 from .gpu_stage import Stage
@@ -28,12 +28,17 @@ TINY = Shape(2, 64, 128, 4, 128)
 # A build that could not end in this many seconds is not begun.
 LEAST_SECONDS = 45
 UNFINISHED = "not finished when the stage's time was up"
+UNBEGUN = "no time left in this run of the stage; run it again"
 
 
 def run(stage: Stage) -> None:
     """Builds what is missing, the most valuable first, until time is up."""
-    wanted = [w for w in WANTED if stage.only in folder(*w[:2], w[3]) and (not stage.rehearse or _rehearsed(w))]
+    here = {subject.name for subject in stage.subjects()}
+    named = [w for w in WANTED if stage.wants(folder(*w[:2], w[3])) and w[0] in here]
+    wanted = [w for w in named if _rehearsed(w) or not stage.rehearse]
     waiting = [w for w in wanted if not _done(stage, w)]
+    if stage.options.get("resume"):
+        waiting = [w for w in waiting if not _failed_before(stage, w)]
     running: dict[Future, Wanted] = {}
     seeds: dict[str, Future] = {}
     with ThreadPoolExecutor(stage.jobs) as pool:
@@ -42,6 +47,8 @@ def run(stage: Stage) -> None:
             if subject.shape is not None and not (stage.fp32(subject) / bundle.MANIFEST).is_file():
                 seeds[name] = pool.submit(seed, stage, subject)
         while waiting or running:
+            for name in [n for n, made in seeds.items() if made.done() and made.exception()]:
+                waiting = _without(stage, waiting, name, seeds.pop(name).exception())
             ready = [w for w in waiting if w[0] not in seeds or seeds[w[0]].done()]
             while ready and len(running) + sum(not s.done() for s in seeds.values()) < stage.jobs:
                 if stage.left() < LEAST_SECONDS:
@@ -57,11 +64,23 @@ def run(stage: Stage) -> None:
             for future in [f for f in running if f.done()]:
                 _note(stage, running.pop(future), future)
     for item in waiting:
-        _put(stage, item, {"not_built": "no time left in this run of the stage; run it again"})
+        _put(stage, item, {"not_built": UNBEGUN})
+    undone = [w for w in wanted if not _done(stage, w) and not _failed_before(stage, w)]
+    stage.options["unfinished"] = len(undone)
+
+
+def _without(stage: Stage, waiting: list[Wanted], name: str, error: BaseException) -> list[Wanted]:
+    """What still can be built when a model's weights could not be made."""
+    stage.say(f"{name}: no weights: {error}")
+    for wanted in (w for w in waiting if w[0] == name):
+        _put(stage, wanted, {"not_built": f"no weights: {error}"[:900]})
+    return [w for w in waiting if w[0] != name]
 
 
 def seed(stage: Stage, subject: Subject) -> None:
     """Seeded weights of the subject's shape, as an fp32 bundle below `work`."""
+    if MINILM.name not in stage.given:
+        raise BadInput(f"{subject.name} takes {MINILM.name}'s tokenizer: give that model's fp32 bundle with --bundle")
     like = five_models.find(subject.like)
     shape = TINY if stage.rehearse else subject.shape
     model = replace(like, name=subject.name, shape=shape)
@@ -84,6 +103,13 @@ def _rehearsed(wanted: Wanted) -> bool:
 
 def _done(stage: Stage, wanted: Wanted) -> bool:
     return (_output(stage, wanted) / bundle.MANIFEST).is_file()
+
+
+def _failed_before(stage: Stage, wanted: Wanted) -> bool:
+    """Whether its build ended by itself and failed: it would again."""
+    name = folder(wanted[0], wanted[1], wanted[3])
+    entry = next((e for e in stage.results.entries("builds") if e["name"] == name), None)
+    return entry is not None and entry.get("not_built") not in (None, UNFINISHED, UNBEGUN)
 
 
 def _output(stage: Stage, wanted: Wanted) -> Path:
@@ -126,9 +152,9 @@ def _build(stage: Stage, wanted: Wanted) -> dict:
 
 
 def _device(wanted: Wanted) -> dict[str, str]:
-    """Engines are spread over the GPUs of the machine: a process sees one of them."""
-    count = 1 if "CUDA_VISIBLE_DEVICES" in os.environ else len(gpu_machine.gpus())
-    chosen = {"CUDA_VISIBLE_DEVICES": str(WANTED.index(wanted) % count)} if count > 1 else {}
+    """Engines are spread over the GPUs that may be used: a process sees one of them."""
+    found = gpu_nvml.devices()
+    chosen = {"CUDA_VISIBLE_DEVICES": found[WANTED.index(wanted) % len(found)]} if found else {}
     return {**os.environ, **chosen}
 
 
@@ -157,4 +183,4 @@ def _note(stage: Stage, wanted: Wanted, future: Future) -> None:
 def _put(stage: Stage, wanted: Wanted, facts: dict) -> None:
     name = folder(wanted[0], wanted[1], wanted[3])
     entry = {"model": wanted[0], "candidate": wanted[1], "mark": wanted[3], "name": name, "rehearsal": stage.rehearse}
-    stage.results.put("builds", ("name",), {**entry, **facts})
+    stage.results.put("builds", {**entry, **facts})

@@ -1,268 +1,236 @@
 """Stage `http`: the served engine against the fp32 baseline served the same way, through HTTP on this machine.
 
 18-word texts, made beforehand, over a Unix socket from `akidb-loadtest`. Every point says the GPU's load, the batch
-sizes and what failed. Capacity cost is the price of a GPU-hour over the most tokens an hour at p95 <= 8 ms.
+sizes, who used the cores and what failed. Parts need nothing of each other but results, so each can be run alone.
 """
 
 from __future__ import annotations
 
-import time
+import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import onnxruntime as ort
-
+from . import tensorrt_provider
 from .bundle_reader import Bundle
-from .errors import BadInput, ToolError
-from .gpu_matrix import best
-from .gpu_nvml import Sampler
-from .gpu_plan import MINILM, RACE
-from .gpu_services import Entry, Sidecar, loadtest
-from .gpu_stage import Stage
-from .gpu_swap import swap
+from .engine_run import Bound
+from .errors import ToolError
+from .gpu_cores import allowed, placements
+from .gpu_headlines import P95_MS, capacity_cost, most, points
+from .gpu_plan import MINILM
+from .gpu_point import cores, point
+from .gpu_sides import Lineup, Side, baseline, lineup, programs, serving
+from .gpu_stage import Stage, Unready
+from .gpu_swap import load, swap
+from .gpu_timing import batch_of, take_turns
+from .shape_profiles import parse
 
-QUEUE = {"max_queued_texts": 65_536, "max_queued_ms": 20_000}
-CLIENTS = (64, 256, 512, 768, 1024, 384, 128, 1536)
-BATCH_CLIENTS = (2, 4, 8, 16, 24, 32)
-BIG_CLIENTS = (4, 8, 16, 32)
-DISTINCT = 4_096
-
-
-@dataclass(frozen=True)
-class Side:
-    """What is served: `name` in the results, the bundle, and the provider demanded."""
-
-    name: str
-    path: Path
-    provider: str
-    variant: str
-    precision: str
-
-    @property
-    def entry(self) -> Entry:
-        return Entry(
-            self.path, {"pinned": True, "fallback": False} if self.provider == "tensorrt" else {"pinned": True}
-        )
-
-    @property
-    def reference(self) -> str:
-        return f"{MINILM.name}@{self.variant}"
+# The most telling first: at 50,000 a second 256 clients wait 5 ms on average.
+CLIENTS = (256, 384, 320, 192, 512, 128, 1024, 64)
+BASELINE_CLIENTS = (256, 512, 128, 1024, 384, 64)
+BATCH_CLIENTS = (12, 24, 8, 32, 16, 4)
+BIG_CLIENTS = (16, 8, 32, 4)
+# The part of the baseline's own most at which both sides' p95 is compared.
+SHARE = 0.7
+# The load that a GPU is to hold, percent; and how often a rate is tried for it.
+BUSY, TRIES = (80.0, 90.0), 5
+POINT_SECONDS = 12
 
 
 def run(stage: Stage) -> None:
-    """The parts in order of value; each ends by itself when time is up."""
+    """The parts in order of value; each ends by itself when time is up, and one that fails leaves the others be."""
     programs(stage)
-    served, baseline = sides(stage)
+    served, base = lineup(stage), baseline(stage)
     parts: list[tuple[str, Callable[[], None]]] = [
-        ("single", lambda: single(stage, served, baseline)),
-        ("cost", lambda: cost(stage, served, baseline)),
+        ("placement", lambda: placement(stage, served)),
+        ("single", lambda: single(stage, served, base)),
+        ("rate", lambda: rate(stage, served, base)),
+        ("cost", lambda: cost(stage, served, base)),
         ("big batches", lambda: big_batches(stage, served)),
         ("batching", lambda: batching(stage, served)),
-        ("load", lambda: load(stage, served)),
-        ("swap", lambda: swap(stage, [baseline.path, *_others(stage, served)])),
+        ("busy", lambda: busy(stage, served)),
+        ("more clients", lambda: more_clients(stage, served, base)),
+        ("load", lambda: load(stage)),
+        ("swap", lambda: swap(stage)),
     ]
-    stage.in_order(parts, least=10, noted_as="http ")
+    stage.in_order(parts, least=POINT_SECONDS, noted_as="http ")
 
 
-def programs(stage: Stage) -> None:
-    """Refuses where a program is missing."""
-    for key in ("sidecar", "loadtest"):
-        if not Path(stage.options[key]).is_file():
-            raise BadInput(f"--{key} {stage.options[key]} is not there: build it, or name it")
+def placement(stage: Stage, served: Lineup) -> None:
+    """Which cores server and clients get for lone texts: shared, or apart; the most requests within the limit wins."""
+    clients = 8 if stage.rehearse else 256
+    tried: list[tuple[bool, float, dict]] = []
+    for name, (server_on, clients_on) in placements(allowed()).items():
+        if not stage.enough(POINT_SECONDS):
+            break
+        with serving(stage, "placement", served, cores=server_on) as (running, side):
+            facts = {"clients": clients, "batch": 1, "placement": name}
+            more = ["--clients", str(clients)]
+            entry = point(stage, running, "placement", side, more, clients_on=clients_on, **facts)
+        within = (entry["p95_ms"] or 1e9) <= P95_MS and not entry["failed"]
+        chosen = {"name": name, "server": server_on, "clients": clients_on}
+        tried.append((within, entry["requests_per_second"], chosen))
+    if tried:
+        best = max(tried, key=lambda it: it[:2])[2]
+        stage.results.put("placement", {**best, "rehearsal": stage.rehearse})
+        stage.say(f"placement for lone texts: {best['name']}")
 
 
-def sides(stage: Stage) -> tuple[Side, Side]:
-    """The engine to serve (the one named, else the fastest of fp16, fp8, int8) and the fp32 baseline."""
-    built, chosen = stage.built(MINILM.name), best(stage, MINILM)
-    wanted = stage.options.get("serve") or _fastest(stage, chosen)
-    if wanted not in built:
-        raise BadInput(f"{wanted} of {MINILM.name} is not built (there are {', '.join(built) or 'none'}): run build")
-    provider = "cpu" if stage.rehearse else "cuda"
-    baseline = Side("baseline", stage.fp32(MINILM), provider, "fp32", "fp32")
-    return _side("served", built[wanted], stage.provider), baseline
+def single(stage: Stage, served: Lineup, base: Lineup) -> None:
+    """Lone texts of both sides at the telling loads; the best once more with base64."""
+    few = (4, 8)
+    telling = (few, few) if stage.rehearse else (CLIENTS[:5], BASELINE_CLIENTS[:3])
+    found = _both(stage, (served, telling[0]), (base, telling[1]))
+    best = most([e for e in found if not e["failed"]], "requests_per_second", P95_MS)
+    if best:
+        _base64(stage, served, best["clients"])
 
 
-def _side(name: str, own: Bundle, provider: str) -> Side:
-    return Side(name, own.folder, provider, own.manifest["variant"]["name"], own.manifest["variant"]["precision"])
+def more_clients(stage: Stage, served: Lineup, base: Lineup) -> None:
+    """Lone texts at the other loads."""
+    if not stage.rehearse:
+        _both(stage, (served, CLIENTS[5:]), (base, BASELINE_CLIENTS[3:]))
 
 
-def _fastest(stage: Stage, chosen: dict[str, str]) -> str:
-    def speed(name: str) -> float:
-        batch, tokens = (1, 16) if stage.rehearse else RACE[MINILM.name][0]
-        where = {"batch": batch, "tokens": tokens}
-        cell = stage.results.measured(model=MINILM.name, variant=name, **where)
-        return cell["measured"]["texts_per_second"] if cell else 0.0
-
-    names = [chosen[p] for p in ("fp16", "fp8", "int8") if p in chosen]
-    if not names:
-        raise BadInput(f"no fp16, int8 or fp8 engine of {MINILM.name} is built: run the stage build first")
-    return names[0] if stage.rehearse else max(names, key=speed)
-
-
-def _others(stage: Stage, served: Side) -> list[Path]:
-    """For the swap: fp16 and fp8 (a rehearsal takes what a CPU can serve)."""
-    built, chosen = stage.built(MINILM.name), best(stage, MINILM)
-    wanted = ("tf32", "int8") if stage.rehearse else ("fp16", "fp8")  # engines of float graphs are one file on a CPU
-    return [built[chosen[p]].folder for p in wanted if p in chosen] or [served.path]
+def _both(stage: Stage, served: tuple[Lineup, Sequence[int]], base: tuple[Lineup, Sequence[int]]) -> list[dict]:
+    """The served side's points. A side that cannot be served must not cost the other its figures."""
+    found, failed = [], []
+    for side, clients in (served, base):
+        try:
+            points_ = _lone(stage, side, clients)
+        except ToolError as error:
+            failed.append(error)
+        else:
+            found += points_ if side is served[0] else []
+    if failed:
+        raise failed[0]
+    return found
 
 
-def sidecar(
-    stage: Stage, name: str, entries: Sequence[Side], batching: dict | None = None, **settings: object
-) -> Sidecar:
-    """A sidecar that serves the first entry by default."""
-    runtime = {"onnxruntime": runtime_library(), "provider": entries[0].provider, **settings}
-    folder = stage.work / "http" / name
-    listed = [side.entry for side in entries]
-    return Sidecar(
-        Path(stage.options["sidecar"]),
-        folder,
-        listed,
-        default=entries[0].reference,
-        runtime=runtime,
-        batching={**QUEUE, **(batching or {})},
-    )
+def _lone(stage: Stage, side: Lineup, clients: Sequence[int]) -> list[dict]:
+    server_on, clients_on = cores(stage)
+    found: list[dict] = []
+    if not stage.enough(POINT_SECONDS):
+        return found
+    with serving(stage, "single", side, cores=server_on) as (running, own):
+        for n in clients:
+            if not stage.enough(POINT_SECONDS):
+                break
+            more = ["--clients", str(n)]
+            found.append(point(stage, running, "single", own, more, clients_on=clients_on, clients=n, batch=1))
+    return found
 
 
-def runtime_library() -> str:
-    """The shared library of the ONNX Runtime that Python uses."""
-    found = sorted(Path(ort.__file__).parent.glob("capi/libonnxruntime.so*"))
+def _base64(stage: Stage, served: Lineup, clients: int) -> None:
+    server_on, clients_on = cores(stage)
+    if stage.enough(POINT_SECONDS):
+        with serving(stage, "base64", served, cores=server_on) as (running, own):
+            facts = {"clients": clients, "batch": 1, "base64": True}
+            more = ["--clients", str(clients), "--base64"]
+            point(stage, running, "single base64", own, more, clients_on=clients_on, **facts)
+
+
+def rate(stage: Stage, served: Lineup, base: Lineup) -> None:
+    """Both sides in an open loop at 70 % of the baseline's own most; the sides take turns, twice."""
+    found = [e["requests_per_second"] for e in points(stage.results.entries("http"), "single", "baseline")]
     if not found:
-        raise BadInput(f"no libonnxruntime.so beside {ort.__file__}")
-    return str(found[-1])
+        raise Unready("no load of the baseline was measured (part single): its own most is not known")
+    wanted = SHARE * max(found)
+    server_on, clients_on = cores(stage)
+    for turn, side in enumerate((served, base, base, served)):
+        if not stage.enough(POINT_SECONDS):
+            break
+        with serving(stage, f"rate{turn}", side, cores=server_on) as (running, own):
+            more = ["--clients", "16" if stage.rehearse else "1024", "--rate", f"{wanted:.0f}"]
+            part = "rate" if turn < 2 else "rate again"
+            point(stage, running, part, own, more, clients_on=clients_on, rate=round(wanted), batch=1)
 
 
-def point(stage: Stage, running: Sidecar, part: str, side: Side, more: list[str], **facts: object) -> dict:
-    """One run of the load test; its entry is kept."""
-    seconds = 1.0 if stage.rehearse else stage.options["load_seconds"]
-    with Sampler() as gpu:
-        report = loadtest(
-            Path(stage.options["loadtest"]),
-            running,
-            seconds=seconds,
-            warmup=10 if stage.rehearse else 2_000 // max(1, int(facts.get("batch", 1))),
-            more=["--distinct", str(16 if stage.rehearse else DISTINCT // int(facts.get("batch", 1))), *more],
-        )
-    quantiles = report["latency_ms"] or {}
-    entry = {
-        "part": part,
-        "side": side.name,
-        "variant": side.variant,
-        "provider": side.provider,
-        **facts,
-        "requests_per_second": report["requests_per_second"],
-        "texts_per_second": report["texts_per_second"],
-        "p50_ms": quantiles.get("p50"),
-        "p95_ms": quantiles.get("p95"),
-        "p99_ms": quantiles.get("p99"),
-        "succeeded": report["succeeded"],
-        "failed": report["failed"],
-        "errors": report["errors"],
-        "started_late": report["started_late"],
-        "batch_mean": (report["batches"] or {}).get("mean"),
-        "gpu": gpu.means(),
-        "seconds": report["elapsed_seconds"],
-        "rehearsal": stage.rehearse,
-    }
-    stage.results.put("http", ("part", "side", "variant", "clients", "batch", "rate", "base64"), entry)
-    busy = (entry["gpu"] or {}).get("busy_percent")
-    stage.say(
-        f"{part} {side.name} {facts}: {entry['requests_per_second']:,.0f} req/s, "
-        f"{entry['texts_per_second']:,.0f} texts/s, p50 {entry['p50_ms']} p95 {entry['p95_ms']} ms, "
-        f"failed {entry['failed']}, batch {entry['batch_mean']}, GPU {busy}"
-    )
-    return entry
-
-
-def single(stage: Stage, served: Side, baseline: Side) -> None:
-    """Lone texts by clients; then both at 70 % of the baseline's own most, in an open loop."""
-    most: dict[str, list[dict]] = {}
-    clients = (4, 8) if stage.rehearse else CLIENTS
-    for side in (served, baseline):
-        with sidecar(stage, f"single-{side.name}", [side]) as running:
-            for n in clients:
-                if stage.left() < 15:
-                    break
-                most.setdefault(side.name, []).append(
-                    point(stage, running, "single", side, ["--clients", str(n)], clients=n, batch=1)
-                )
-    rate = 0.7 * max(entry["requests_per_second"] for entry in most.get(baseline.name, [{"requests_per_second": 0}]))
-    if rate <= 0 or stage.left() < 20:
-        return
-    for side in (served, baseline):
-        with sidecar(stage, f"rate-{side.name}", [side]) as running:
-            more = ["--clients", "1024" if not stage.rehearse else "16", "--rate", f"{rate:.0f}"]
-            point(stage, running, "rate", side, more, rate=round(rate), batch=1)
-
-
-def cost(stage: Stage, served: Side, baseline: Side) -> None:
-    """Client batches of 64: the most texts a second at p95 <= 8 ms, and what a million tokens cost then."""
-    for side in (served, baseline):
-        with sidecar(stage, f"cost-{side.name}", [side]) as running:
-            _, answer = running.embed({"texts": ["one two three four five six"] * 2})
-            stage.say(f"cost {side.name}: usage {answer.get('usage')}")
+def cost(stage: Stage, served: Lineup, base: Lineup) -> None:
+    """Client batches of 64: the most tokens an hour at p95 <= 8 ms, and what a million of them cost then."""
+    batch = 8 if stage.rehearse else 64
+    for side in (served, base):
+        if not stage.enough(POINT_SECONDS):
+            break
+        with serving(stage, "cost", side) as (running, own):
             for n in (1, 2) if stage.rehearse else BATCH_CLIENTS:
-                if stage.left() < 12:
-                    return
-                more = ["--clients", str(n), "--batch", "64", "--base64"]
-                point(stage, running, "cost", side, more, clients=n, batch=64, base64=True)
+                if not stage.enough(POINT_SECONDS):
+                    break
+                more = ["--clients", str(n), "--batch", str(batch), "--base64"]
+                point(stage, running, "cost", own, more, clients=n, batch=batch, base64=True)
+    found = capacity_cost(stage.results.entries("http"), stage.options["price"])
+    stage.results.put("costs", {**found, "rehearsal": stage.rehearse})
+    for name in ("baseline", "served"):
+        side = found[name]
+        stage.say(
+            f"capacity cost {name}: {side['usd_a_million_tokens']:.6f} USD a million tokens at "
+            f"{side['tokens_an_hour']:,.0f} tokens an hour and {found['usd_a_gpu_hour']} USD a GPU-hour"
+            if side
+            else f"capacity cost {name}: no point within p95 <= {P95_MS} ms"
+        )
+    if found["ratio"]:
+        stage.say(f"capacity cost: served {found['ratio']:.3f} of the baseline's")
 
 
-def big_batches(stage: Stage, served: Side) -> None:
-    """Client batches of 256 with base64, to compare with the raw engine."""
-    with sidecar(stage, "big", [served]) as running:
+def big_batches(stage: Stage, served: Lineup) -> None:
+    """Client batches of 256 with base64, and the raw engine in this process at the shape that they are padded to."""
+    batch = 8 if stage.rehearse else 256
+    padded: list[float] = []
+    with serving(stage, "big", served) as (running, own):
         for n in (1, 2) if stage.rehearse else BIG_CLIENTS:
-            if stage.left() < 12:
-                return
-            batch = 8 if stage.rehearse else 256
+            if not stage.enough(POINT_SECONDS):
+                break
             more = ["--clients", str(n), "--batch", str(batch), "--base64"]
-            point(stage, running, "big", served, more, clients=n, batch=batch, base64=True)
+            entry = point(stage, running, "big", own, more, clients=n, batch=batch, base64=True)
+            if entry["server"]:
+                padded.append(entry["server"]["padded_tokens_per_text"])
+    if padded and stage.enough(5):
+        _raw(stage, own, batch, round(statistics.median(padded)))
 
 
-def batching(stage: Stage, served: Side) -> None:
+def _raw(stage: Stage, side: Side, batch: int, tokens: int) -> None:
+    own: Bundle = stage.built(MINILM.name)[side.variant]
+    profile = (own.manifest["target"]["shape_profile"] or "").split(",")[-1]
+    tokens = max(tokens, parse(profile).least.tokens) if profile else tokens
+    session = tensorrt_provider.session(own.engine, stage.provider)
+    feed = batch_of(own.encoder().ids("a text of common words"), batch, tokens, own.manifest["graph"]["inputs"])
+    bound = Bound(session, feed, (own.output, own.model["dimension"]), stage.device)
+    measured = take_turns({"raw": bound}, batch, tokens, 0.05 if stage.rehearse else 1.0)["raw"]
+    entry = {"variant": side.variant, "batch": batch, "tokens": tokens, "measured": measured}
+    stage.results.put("raw", {**entry, "rehearsal": stage.rehearse})
+    stage.say(f"raw engine {side.variant} {batch}x{tokens}: {measured['texts_per_second']:,.0f} texts/s")
+
+
+def batching(stage: Stage, served: Lineup) -> None:
     """256 clients with batching and without."""
     clients = 8 if stage.rehearse else 256
+    server_on, clients_on = cores(stage)
     for name, enabled in (("on", True), ("off", False)):
-        if stage.left() < 15:
-            return
-        with sidecar(stage, f"batching-{name}", [served], {"enabled": enabled}) as running:
-            more = ["--clients", str(clients)]
-            point(stage, running, f"batching {name}", served, more, clients=clients, batch=1)
+        if not stage.enough(POINT_SECONDS):
+            break
+        with serving(stage, f"batching-{name}", served, {"enabled": enabled}, server_on) as (running, own):
+            more, facts = ["--clients", str(clients)], {"clients": clients, "batch": 1}
+            point(stage, running, f"batching {name}", own, more, clients_on=clients_on, **facts)
 
 
-def load(stage: Stage, served: Side) -> None:
-    """In a process that has CUDA up: the first answer of an engine that is on disk only, against its build time.
-
-    The memory budget has room for one engine beside the default, so each request for another one loads it.
-    """
-    wanted = ("tf32", "fp16") if stage.rehearse else ("fp16", "fp8", "int8")
-    built = {name: own for name, own in stage.built(MINILM.name).items() if name != served.variant}
-    lazy = [_side("lazy", own, stage.provider) for own in built.values()]
-    lazy = [side for side in lazy if side.precision in wanted][:3]
-    if len(lazy) < 2:
-        raise ToolError("two engines beside the served one are needed, to have one that is not loaded")
-    size = {side.path: sum(f.stat().st_size for f in side.path.glob("*.onnx")) for side in (served, *lazy)}
-    # An engine counts with 1.5 to 2 times its files.
-    memory = 3 * size[served.path] // 2 + 2 * max(size[side.path] for side in lazy)
-    runtime = {"onnxruntime": runtime_library(), "provider": served.provider}
-    entries = [served.entry, *(Entry(side.path) for side in lazy)]
-    settings = {"default": served.reference, "runtime": runtime, "memory": memory}
-    with Sidecar(Path(stage.options["sidecar"]), stage.work / "http" / "load", entries, **settings) as running:
-        stage.say(f"load: ready after {running.ready_seconds:.2f} s (process start, CUDA, engine, proof)")
-        for side in [*lazy[1:], lazy[0]]:
-            _first_answer(stage, running, side)
-
-
-def _first_answer(stage: Stage, running: Sidecar, side: Side) -> None:
-    listed = [v for model in running.models()["models"] for v in model["variants"] if v["name"] == side.variant]
-    before = listed[0]["state"] if listed else "unknown"
-    started = time.monotonic()
-    status, answer = running.embed({"text": "first answer", "model": side.reference})
-    took = time.monotonic() - started
-    reports = {e["name"]: e for e in stage.results.entries("builds")}
-    build = reports.get(f"{MINILM.name}-{side.variant}", {}).get("seconds")
-    entry = {"variant": side.variant, "state_before": before, "status": status, "error": answer.get("error")}
-    entry |= {"first_answer_seconds": round(took, 3), "build_seconds": build, "rehearsal": stage.rehearse}
-    entry |= {"process_ready_seconds": round(running.ready_seconds, 3)}
-    stage.results.put("loads", ("variant",), entry)
-    stage.say(f"load {side.variant} ({before} before): first answer after {took:.2f} s ({status}); built in {build} s")
+def busy(stage: Stage, served: Lineup) -> None:
+    """The rate of client batches at which the GPU holds 80 to 90 %: an open loop, each try by the last's load."""
+    batch = 8 if stage.rehearse else 64
+    seen = stage.results.entries("http")
+    known = [e["texts_per_second"] for part in ("cost", "big") for e in points(seen, part, "served")]
+    texts = 0.6 * max(known, default=100.0 if stage.rehearse else 100_000.0)
+    with serving(stage, "busy", served) as (running, own):
+        for attempt in range(2 if stage.rehearse else TRIES):
+            if not stage.enough(POINT_SECONDS):
+                return
+            requests = max(1.0, texts / batch)
+            more = ["--clients", "256", "--batch", str(batch), "--base64", "--rate", f"{requests:.0f}"]
+            facts = {"rate": round(requests), "batch": batch, "base64": True}
+            entry = point(stage, running, "busy", own, more, **facts)
+            percent = (entry["gpu"] or {}).get("busy_percent")
+            if percent is None:
+                raise ToolError("NVML gives no load of this GPU: the load at which it holds 80-90 % is not known")
+            kept = entry["texts_per_second"] > 0.97 * requests * batch
+            held = BUSY[0] <= percent <= BUSY[1]
+            stage.say(f"busy: try {attempt + 1}, {percent} % at {texts:,.0f} texts/s")
+            if held or (not kept and percent < BUSY[0]):
+                return
+            texts *= min(1.6, max(0.5, 85.0 / max(percent, 1.0)))

@@ -10,12 +10,32 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 FORMAT = "akidb.benchmark/1"
 FILE = "results.json"
+# What makes two cells, or two entries under `gpu`, the same one, measured again.
+CELL = ("provider", "model", "variant", "batch", "tokens")
+KEYS = {
+    "best": ("model",),
+    "builds": ("name",),
+    "costs": (),
+    "faults": ("case",),
+    "graphs": ("model", "batch", "tokens"),
+    "http": ("part", "side", "variant", "clients", "batch", "rate", "base64", "placement"),
+    "kernels": ("model", "variant"),
+    "loads": ("variant",),
+    "notes": ("part",),
+    "one_text": ("model", "tokens"),
+    "parts": ("part",),
+    "placement": (),
+    "raw": ("variant", "batch", "tokens"),
+    "refused": ("variant",),
+    "stages": ("stage", "only"),
+    "swaps": ("alias",),
+    "two_gpu": (),
+}
 
 
 def now() -> str:
@@ -47,12 +67,11 @@ class Results:
 
     def cell(self, **facts: object) -> None:
         """A cell of the matrix, in the place of an older one of the same engine and shape on this machine."""
-        keys = ("provider", "model", "variant", "batch", "tokens")
         cell = {"machine": self.machine["id"], "invocation": self.invocation, **facts}
         kept = [
             c
             for c in self.data["cells"]
-            if c["machine"] != cell["machine"] or any(c.get(key) != cell.get(key) for key in keys)
+            if c["machine"] != cell["machine"] or any(c.get(key) != cell.get(key) for key in CELL)
         ]
         self.data["cells"] = [*kept, cell]
 
@@ -64,13 +83,23 @@ class Results:
                 return cell
         return None
 
-    def put(self, kind: str, keys: Sequence[str], entry: dict) -> None:
-        """An entry under `gpu`, in the place of an older one with the same `keys` on this machine."""
+    def put(self, kind: str, entry: dict) -> None:
+        """An entry under `gpu`, in the place of an older one about the same thing on this machine."""
+        keys = KEYS[kind]
         entry = {"machine": self.machine["id"], "invocation": self.invocation, "at": now(), **entry}
         listed = self.data["gpu"].setdefault(kind, [])
         kept = [e for e in listed if any(e.get(key) != entry.get(key) for key in ("machine", *keys))]
         self.data["gpu"][kind] = [*kept, entry]
         self.save()
+
+    def drop(self, kind: str, **wanted: object) -> None:
+        """Takes away what this machine has under `gpu` with these keys."""
+        listed = self.data["gpu"].get(kind, [])
+        wanted = {"machine": self.machine["id"], **wanted}
+        kept = [e for e in listed if any(e.get(key) != value for key, value in wanted.items())]
+        if len(kept) != len(listed):
+            self.data["gpu"][kind] = kept
+            self.save()
 
     def entries(self, kind: str) -> list[dict]:
         """What this machine has under `gpu`."""

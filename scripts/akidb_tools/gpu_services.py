@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from .errors import ToolError
+from .gpu_cores import on
 
 PATIENCE = 120
 FAILED = 60  # looks in a row at a model that failed, after which nothing better is waited for
@@ -41,14 +43,22 @@ class Entry:
 class Process:
     """A program with its log; `with` starts and stops it."""
 
-    def __init__(self, folder: Path, name: str, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        command: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        cores: Sequence[int] | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"{name}.log"
         self.name, self._command, self._env = name, list(command), {**os.environ, **(env or {})}
+        self._cores = cores
         self.running: subprocess.Popen | None = None
 
     def start(self) -> None:
-        with self.log.open("wb") as stream:
+        with self.log.open("wb") as stream, on(self._cores):
             self.running = subprocess.Popen(
                 self._command, env=self._env, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, process_group=0
             )
@@ -104,15 +114,18 @@ class Sidecar:
         extra: str = "",
         env: Mapping[str, str] | None = None,
         patience: float = PATIENCE,
+        cores: Sequence[int] | None = None,
     ) -> None:
         self._patience = patience
         self.port, self.ops = free_port(), free_port()
         self.socket = folder / "embed.sock"
         folder.mkdir(parents=True, exist_ok=True)
-        self.socket.unlink(missing_ok=True)  # of a run that was killed
+        # Of a run that was killed; engines are then fetched and proven anew.
+        self.socket.unlink(missing_ok=True)
+        shutil.rmtree(folder / "state", ignore_errors=True)
         config = folder / "config.toml"
         config.write_text(self._config(folder, entries, default, runtime, batching or {}, memory) + extra, "utf-8")
-        self.process = Process(folder, "akidb-sidecar", [str(program), "--config", str(config)], env)
+        self.process = Process(folder, "akidb-sidecar", [str(program), "--config", str(config)], env, cores)
 
     def __enter__(self) -> Sidecar:
         self.process.start()
@@ -189,7 +202,15 @@ def section(name: str, values: Mapping[str, object]) -> str:
     return "\n".join([f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items()), ""])
 
 
-def loadtest(program: Path, sidecar: Sidecar, *, seconds: float, warmup: int, more: Sequence[str]) -> dict:
+def loadtest(
+    program: Path,
+    sidecar: Sidecar,
+    *,
+    seconds: float,
+    warmup: int,
+    more: Sequence[str],
+    cores: Sequence[int] | None = None,
+) -> dict:
     """One run of `akidb-loadtest run`; its JSON report."""
     file = sidecar.process.log.with_name(f"load-{time.monotonic_ns()}.json")
     command = [
@@ -197,7 +218,12 @@ def loadtest(program: Path, sidecar: Sidecar, *, seconds: float, warmup: int, mo
         *("--metrics", f"http://127.0.0.1:{sidecar.ops}/metrics", "--duration", f"{int(seconds * 1000)}ms"),
         *("--warmup", str(warmup), "--words", "18", "--allow-errors", "--json", str(file), *more),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 120, check=False)
+    try:
+        with on(cores):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=2 * seconds + 40, check=False)
+    except subprocess.TimeoutExpired as late:
+        why = f"akidb-loadtest did not end in {late.timeout:.0f} s; the sidecar: {sidecar.process.tail()}"
+        raise ToolError(why) from late
     if not file.is_file():
         raise ToolError(f"akidb-loadtest failed ({done.returncode}): {done.stderr.strip()[-500:]}")
     return json.loads(file.read_text("utf-8"))

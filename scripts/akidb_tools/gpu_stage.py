@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,12 @@ from .errors import BadInput, ToolError
 from .gpu_plan import SUBJECTS, Subject
 from .gpu_results import Results
 
+DONE, CUT, FAILED = "done", "cut", "failed"
 REHEARSED = {"batches": (1, 2), "tokens": (16,), "seconds": 0.05}
+
+
+class Unready(ToolError):
+    """What a part needs is not there yet: the part is not done, and it did not fail."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +55,61 @@ class Stage:
         """Seconds until the stage has to be done."""
         return self.ends - time.monotonic()
 
+    def wants(self, name: str) -> bool:
+        """Whether `only` names it: one of its parts, separated by commas, is in the name, or ends it (`$`)."""
+        parts = [part.strip() for part in self.only.split(",")]
+        return any(name.endswith(part[:-1]) if part.endswith("$") else part in name for part in parts)
+
+    def enough(self, least: float) -> bool:
+        """Whether `least` seconds are left; where they are not, the part that asks counts as cut short."""
+        if self.left() >= least:
+            return True
+        self.options["cut"] = True
+        return False
+
     def in_order(self, parts: Iterable[tuple[str, Callable[[], None]]], least: float, noted_as: str = "") -> None:
-        """The parts that `only` names, while `least` seconds are left; one that fails is noted and the next begins."""
+        """The parts that `only` names, while `least` seconds are left; one that fails is noted and the next begins.
+
+        How each ended is kept under `parts`; with the option `resume` those that are done are not run again.
+        """
         for name, part in parts:
-            if self.only not in name:
+            called = f"{noted_as}{name}"
+            if not self.wants(name) or (self.options.get("resume") and self._is_done(called)):
                 continue
             if self.left() < least:
                 self.say(f"{name}: no time left; run the stage again")
+                self.ended(called, CUT)
                 continue
             self.say(f"{name} ({self.left():.0f} s left)")
+            started = time.monotonic()
+            self.options["cut"] = False
             try:
                 part()
-            except ToolError as error:
-                self.say(f"{name}: {error}")
-                self.results.put("notes", ("part",), {"part": f"{noted_as}{name}", "note": str(error)[:900]})
+            except Exception as error:  # noqa: BLE001 - whatever ends one part must not end the others
+                self.failed(called, error)
+            else:
+                self.results.drop("notes", part=called)
+                self.ended(called, CUT if self.options["cut"] else DONE, time.monotonic() - started)
             gc.collect()  # sessions hold memory of the GPU until they are collected
+
+    def ended(self, part: str, state: str, seconds: float = 0.0) -> None:
+        """Keeps how a part ended: `done`, `cut` (run it again) or `failed`; the last two leave the stage unfinished."""
+        if state != DONE:
+            self.options["unfinished"] = self.options.get("unfinished", 0) + 1
+        entry = {"part": part, "state": state, "seconds": round(seconds, 1), "rehearsal": self.rehearse}
+        self.results.put("parts", entry)
+
+    def failed(self, part: str, error: Exception) -> None:
+        """Notes why a part failed; what nobody foresaw keeps its traceback in the log."""
+        if not isinstance(error, ToolError):
+            self.say("".join(traceback.format_exception(error)))
+        why = " ".join(f"{'' if isinstance(error, ToolError) else type(error).__name__ + ': '}{error}".split())
+        self.say(f"{part}: {why}")
+        self.results.put("notes", {"part": part, "note": why[:900]})
+        self.ended(part, CUT if isinstance(error, Unready) else FAILED)
+
+    def _is_done(self, part: str) -> bool:
+        return any(e["part"] == part and e["state"] == DONE for e in self.results.entries("parts"))
 
     def fp32(self, subject: Subject) -> Path:
         """Its fp32 bundle: the one given, or the seeded one below `work`."""
@@ -82,4 +128,5 @@ class Stage:
         return found
 
     def subjects(self) -> list[Subject]:
-        return list(SUBJECTS.values())
+        """Those whose weights are here, or can be seeded."""
+        return [s for s in SUBJECTS.values() if s.shape is not None or s.name in self.given]

@@ -2,35 +2,56 @@
 
 from __future__ import annotations
 
-from . import gpu_machine
+from collections.abc import Sequence
+
+from . import gpu_nvml
 from .errors import BadInput
-from .gpu_http import point, programs, sidecar, sides
+from .gpu_headlines import points
+from .gpu_point import point
+from .gpu_sides import Lineup, lineup, programs, serving
 from .gpu_stage import Stage
 
-CLIENTS = (16, 32, 64)
+CLIENTS = (32, 64, 16, 96)
 BATCH = 256
 
 
 def run(stage: Stage) -> None:
     """Client batches with base64; the most of each side is compared."""
     programs(stage)
-    served, _ = sides(stage)
-    count = len(gpu_machine.gpus())
+    count = len(gpu_nvml.devices())
     if count < 2 and not stage.rehearse:
         raise BadInput(f"{count} GPU here: the stage two-gpu needs two of one host")
-    best: dict[int, float] = {}
-    for ids in ([0], [0, 1]):
-        settings = {} if stage.rehearse else {"device_ids": ids}
-        with sidecar(stage, f"two-{len(ids)}", [served], **settings) as running:
-            for n in (1, 2) if stage.rehearse else CLIENTS:
-                if stage.left() < 12:
-                    break
-                batch = 8 if stage.rehearse else BATCH
-                more = ["--clients", str(n), "--batch", str(batch), "--base64"]
-                part = f"{len(ids)} GPU"
-                entry = point(stage, running, part, served, more, clients=n, batch=batch, base64=True)
-                best[len(ids)] = max(best.get(len(ids), 0.0), entry["texts_per_second"])
-    if len(best) == 2:
+    served = lineup(stage)
+    stage.in_order([("two-gpu", lambda: two(stage, served))], least=30)
+
+
+def two(stage: Stage, served: Lineup) -> None:
+    """Two GPUs first, then one, with the same loads in the same order."""
+    used: set[str] = set()
+    for ids in ((0, 1), (0,)):
+        used.add(_measure(stage, served, ids))
+    entries = stage.results.entries("http")
+    best = {n: max((e["texts_per_second"] for e in _of(entries, n, used)), default=0.0) for n in (1, 2)}
+    if len(used) == 1 and all(best.values()):
         ratio = best[2] / best[1]
-        stage.results.put("two_gpu", (), {"texts_per_second": best, "ratio": ratio, "rehearsal": stage.rehearse})
+        facts = {"variant": used.pop(), "texts_per_second": best, "ratio": ratio, "rehearsal": stage.rehearse}
+        stage.results.put("two_gpu", facts)
         stage.say(f"two GPUs: {best[2]:,.0f} texts/s against {best[1]:,.0f}: {ratio:.2f}x")
+
+
+def _measure(stage: Stage, served: Lineup, ids: Sequence[int]) -> str:
+    settings = {} if stage.rehearse else {"device_ids": list(ids)}
+    with serving(stage, f"two-{len(ids)}", served, **settings) as (running, side):
+        for n in (1, 2) if stage.rehearse else CLIENTS:
+            # The second side must come to the same loads as the first.
+            if not stage.enough(12 if len(ids) == 1 else 24):
+                break
+            batch = 8 if stage.rehearse else BATCH
+            more = ["--clients", str(n), "--batch", str(batch), "--base64"]
+            facts = {"devices": ids, "clients": n, "batch": batch, "base64": True}
+            point(stage, running, f"{len(ids)} GPU", side, more, **facts)
+    return side.variant
+
+
+def _of(entries: Sequence[dict], gpus: int, variants: set[str]) -> list[dict]:
+    return [e for e in points(entries, f"{gpus} GPU", "served") if e["variant"] in variants]

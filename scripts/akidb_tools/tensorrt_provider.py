@@ -148,15 +148,22 @@ def _session(file: Path, providers: list, wanted: str) -> ort.InferenceSession:
     if wanted == CPU:
         options.add_session_config_entry("session.disable_quant_qdq", "1")  # QDQ candidates are emulated
     try:
-        made = ort.InferenceSession(str(file), options, providers=providers)
+        # Without its own fallback: that would try the CPU and report only why the CPU cannot run an engine.
+        made = ort.InferenceSession(str(file), options, providers=providers, enable_fallback=0)
     except Exception as error:  # ONNX Runtime's errors have no public base class
-        raise ToolError(f"{wanted} refused {file.name}: {str(error).strip().splitlines()[0]}") from error
+        raise ToolError(f"{wanted} refused {file.name}: {words(error)}") from error
     if made.get_providers()[0] != wanted:
         raise ToolError(
             f"{wanted} was asked for and ONNX Runtime fell back to {', '.join(made.get_providers())}: "
             "a library is missing or an option is misspelt (see the lines above)"
         )
     return made
+
+
+def words(error: Exception, most: int = 800) -> str:
+    """What an error says in one line: of a long one the beginning and, since ONNX Runtime says why last, the end."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= most else f"{text[: most // 4]} ... {text[-3 * most // 4 :]}"
 
 
 def _flag(on: bool) -> str:
