@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import gpu_left_out, gpu_nvml
+from . import bundle, gpu_left_out, gpu_nvml
 from .gpu_merge import merged
 from .gpu_results import FILE, Results
 from .gpu_stage import CUT, DONE, FAILED
-from .gpu_steps import Step, choose, steps
+from .gpu_steps import FIRST, Step, choose, first, steps
 
 PROGRAM = Path(__file__).resolve().parents[1] / "gpu_bench.py"
 # For a step's own ending after its time, before it is ended.
@@ -28,6 +28,7 @@ GRACE = 25.0
 # For what is left to do after the last step.
 LAST = 6.0
 MERGE_EVERY = 10.0
+NO_GPU = "none"
 
 
 @dataclass
@@ -45,7 +46,7 @@ class All:
 
     def run(self) -> bool:
         """Until everything is done or time is up; whether every step that ran did what it was to do."""
-        waiting = [step for step in steps(max(1, len(self.devices))) if not self._done(step)]
+        waiting = [s for s in steps(max(1, len(self.devices))) if not self._done(s) and not self._later(s)]
         at_last_merge = time.monotonic()
         try:
             while waiting or self._running:
@@ -80,7 +81,7 @@ class All:
         command = [sys.executable, str(PROGRAM), step.stage, "--out", str(self._lane(step)), "--resume"]
         command += ["--max-seconds", f"{seconds:.0f}", "--only", step.only, *self.shared]
         env = dict(os.environ)
-        if self.devices:
+        if NO_GPU not in self.devices:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[gpu] for gpu in step.gpus)
         self.say(f"{step.name}: begins on GPU {env.get('CUDA_VISIBLE_DEVICES', '-')}, {seconds:.0f} s at most")
         running = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -118,10 +119,20 @@ class All:
 
     def _done(self, step: Step) -> bool:
         """Whether the lane's results say that the stage left nothing undone."""
-        found = _read(self._lane(step) / FILE)
-        listed = found["gpu"].get("stages", []) if found else []
-        same = [e for e in listed if (e["stage"], e.get("only")) == (step.stage, step.only)]
+        same = [e for e in self._stages(step) if (e["stage"], e.get("only")) == (step.stage, step.only)]
         return any(e["machine"] == self.results.machine["id"] and e.get("unfinished") == 0 for e in same)
+
+    def _later(self, step: Step) -> bool:
+        """Whether first builds of an earlier call go on only behind the measurements: some engines are there."""
+        for model in FIRST:
+            if step.stage == "build" and step.only == first(model):
+                tried = any((e["stage"], e.get("only")) == (step.stage, step.only) for e in self._stages(step))
+                return tried and any((self.work / "bundles").glob(f"{model}-tensorrt-*/{bundle.MANIFEST}"))
+        return False
+
+    def _stages(self, step: Step) -> list[dict]:
+        found = _read(self._lane(step) / FILE)
+        return found["gpu"].get("stages", []) if found else []
 
     def _merge(self) -> None:
         lanes = [_read(file) for file in sorted((self.work / "lanes").glob(f"*/{FILE}"))]
@@ -135,8 +146,8 @@ class All:
 
 
 def devices(rehearse: bool) -> list[str]:
-    """The GPUs to use, at most two: a rehearsal has none."""
-    return [] if rehearse else gpu_nvml.devices()[:2]
+    """The GPUs to use, at most two; a rehearsal does as if it had two."""
+    return [NO_GPU, NO_GPU] if rehearse else gpu_nvml.devices()[:2]
 
 
 def _end(running: subprocess.Popen) -> None:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import bundle, export, five_models, gpu_nvml, seeded
+from .engine_build import REPORT
 from .engine_candidates import CANDIDATES
 from .errors import BadInput, ToolError
 from .five_models import Shape
@@ -37,6 +38,8 @@ def run(stage: Stage) -> None:
     named = [w for w in WANTED if stage.wants(folder(*w[:2], w[3])) and w[0] in here]
     wanted = [w for w in named if _rehearsed(w) or not stage.rehearse]
     waiting = [w for w in wanted if not _done(stage, w)]
+    for done in (w for w in wanted if w not in waiting):
+        _adopt(stage, done)
     if stage.options.get("resume"):
         waiting = [w for w in waiting if not _failed_before(stage, w)]
     running: dict[Future, Wanted] = {}
@@ -103,6 +106,15 @@ def _rehearsed(wanted: Wanted) -> bool:
 
 def _done(stage: Stage, wanted: Wanted) -> bool:
     return (_output(stage, wanted) / bundle.MANIFEST).is_file()
+
+
+def _adopt(stage: Stage, wanted: Wanted) -> None:
+    """An engine that is there and that these results do not know: its own report."""
+    file = _output(stage, wanted) / REPORT
+    known = any(e["name"] == file.parent.name and not e.get("not_built") for e in stage.results.entries("builds"))
+    if file.is_file() and not known:
+        report = json.loads(file.read_text("utf-8"))
+        _put(stage, wanted, {"not_built": None, "built_at_a_time": "?", **{**report, "layers": None}})
 
 
 def _failed_before(stage: Stage, wanted: Wanted) -> bool:

@@ -5,11 +5,15 @@ Every process has a folder with its configuration and log. Never leaves a proces
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -118,10 +122,10 @@ class Sidecar:
     ) -> None:
         self._patience = patience
         self.port, self.ops = free_port(), free_port()
-        self.socket = folder / "embed.sock"
+        # A socket's path may have 107 bytes; a folder of results may be deeper.
+        self.socket = Path(tempfile.gettempdir(), f"akidb-{self.port}.sock")
         folder.mkdir(parents=True, exist_ok=True)
-        # Of a run that was killed; engines are then fetched and proven anew.
-        self.socket.unlink(missing_ok=True)
+        # Of an earlier run: engines are fetched and proven anew.
         shutil.rmtree(folder / "state", ignore_errors=True)
         config = folder / "config.toml"
         config.write_text(self._config(folder, entries, default, runtime, batching or {}, memory) + extra, "utf-8")
@@ -138,6 +142,7 @@ class Sidecar:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.process.stop()
+        self.socket.unlink(missing_ok=True)
 
     @property
     def url(self) -> str:
@@ -210,20 +215,32 @@ def loadtest(
     warmup: int,
     more: Sequence[str],
     cores: Sequence[int] | None = None,
+    stop: threading.Event | None = None,
 ) -> dict:
-    """One run of `akidb-loadtest run`; its JSON report."""
+    """One run of `akidb-loadtest run`, which `stop` ends early; its JSON report."""
     file = sidecar.process.log.with_name(f"load-{time.monotonic_ns()}.json")
     command = [
         *(str(program), "run", "--url", sidecar.url, "--unix-socket", str(sidecar.socket)),
         *("--metrics", f"http://127.0.0.1:{sidecar.ops}/metrics", "--duration", f"{int(seconds * 1000)}ms"),
         *("--warmup", str(warmup), "--words", "18", "--allow-errors", "--json", str(file), *more),
     ]
+    with on(cores):
+        running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    latest, said = time.monotonic() + 2 * seconds + 40, ""
     try:
-        with on(cores):
-            done = subprocess.run(command, capture_output=True, text=True, timeout=2 * seconds + 40, check=False)
-    except subprocess.TimeoutExpired as late:
-        why = f"akidb-loadtest did not end in {late.timeout:.0f} s; the sidecar: {sidecar.process.tail()}"
-        raise ToolError(why) from late
+        while running.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                _, said = running.communicate(timeout=0.2)
+            if stop is not None and stop.is_set():
+                running.send_signal(signal.SIGINT)  # it still counts what is on its way
+                stop = None
+            if time.monotonic() > latest:
+                why = f"akidb-loadtest did not end in {2 * seconds + 40:.0f} s; the sidecar: {sidecar.process.tail()}"
+                raise ToolError(why)
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.communicate()
     if not file.is_file():
-        raise ToolError(f"akidb-loadtest failed ({done.returncode}): {done.stderr.strip()[-500:]}")
+        raise ToolError(f"akidb-loadtest failed ({running.returncode}): {said.strip()[-500:]}")
     return json.loads(file.read_text("utf-8"))

@@ -92,7 +92,7 @@ def lineup(stage: Stage) -> Lineup:
     if named and named not in built:
         raise BadInput(f"{named} of {MINILM.name} is not built (there are {', '.join(built) or 'none'}): run build")
     known = {e["digest"] for e in stage.results.entries("refused") if "is failed" in e["reason"]}
-    sides = [side_of("served", own, stage.provider) for own in built.values() if keeps_its_gate(stage, own)]
+    sides = [side_of("served", own, stage.provider) for own in built.values() if keeps_its_gate(own)]
     if stage.rehearse:  # a CPU loads graphs of one file only, and emulates FP8 too slowly to be waited for
         sides = [side for side in sides if side.precision in ("tf32", "fp16", "int8")]
     batch, tokens = (REHEARSED["batches"][0], REHEARSED["tokens"][0]) if stage.rehearse else RACE[MINILM.name][0]

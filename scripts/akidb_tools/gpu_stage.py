@@ -67,14 +67,21 @@ class Stage:
         self.options["cut"] = True
         return False
 
-    def in_order(self, parts: Iterable[tuple[str, Callable[[], None]]], least: float, noted_as: str = "") -> None:
+    def in_order(
+        self,
+        parts: Iterable[tuple[str, Callable[[], None]]],
+        least: float,
+        noted_as: str = "",
+        of: Callable[[str], str] = lambda _: "",
+    ) -> None:
         """The parts that `only` names, while `least` seconds are left; one that fails is noted and the next begins.
 
-        How each ended is kept under `parts`; with the option `resume` those that are done are not run again.
+        How each ended is kept under `parts`; with the option `resume` those that are done are not run again, unless
+        what they are `of`, told by name, is another now.
         """
         for name, part in parts:
             called = f"{noted_as}{name}"
-            if not self.wants(name) or (self.options.get("resume") and self._is_done(called)):
+            if not self.wants(name) or (self.options.get("resume") and self._is_done(called, of(name))):
                 continue
             if self.left() < least:
                 self.say(f"{name}: no time left; run the stage again")
@@ -89,14 +96,14 @@ class Stage:
                 self.failed(called, error)
             else:
                 self.results.drop("notes", part=called)
-                self.ended(called, CUT if self.options["cut"] else DONE, time.monotonic() - started)
+                self.ended(called, CUT if self.options["cut"] else DONE, time.monotonic() - started, of(name))
             gc.collect()  # sessions hold memory of the GPU until they are collected
 
-    def ended(self, part: str, state: str, seconds: float = 0.0) -> None:
+    def ended(self, part: str, state: str, seconds: float = 0.0, of: str = "") -> None:
         """Keeps how a part ended: `done`, `cut` (run it again) or `failed`; the last two leave the stage unfinished."""
         if state != DONE:
             self.options["unfinished"] = self.options.get("unfinished", 0) + 1
-        entry = {"part": part, "state": state, "seconds": round(seconds, 1), "rehearsal": self.rehearse}
+        entry = {"part": part, "state": state, "seconds": round(seconds, 1), "of": of, "rehearsal": self.rehearse}
         self.results.put("parts", entry)
 
     def failed(self, part: str, error: Exception) -> None:
@@ -108,8 +115,9 @@ class Stage:
         self.results.put("notes", {"part": part, "note": why[:900]})
         self.ended(part, CUT if isinstance(error, Unready) else FAILED)
 
-    def _is_done(self, part: str) -> bool:
-        return any(e["part"] == part and e["state"] == DONE for e in self.results.entries("parts"))
+    def _is_done(self, part: str, of: str) -> bool:
+        wanted = (part, DONE, of)
+        return any((e["part"], e["state"], e.get("of", "")) == wanted for e in self.results.entries("parts"))
 
     def fp32(self, subject: Subject) -> Path:
         """Its fp32 bundle: the one given, or the seeded one below `work`."""

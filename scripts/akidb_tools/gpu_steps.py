@@ -54,7 +54,7 @@ def steps(gpus: int) -> list[Step]:
         Step("http", "cost,big batches,batching,busy", 0, a, CLIENTS, 130, 40),
         Step("matrix", f"race {LARGE.name},kernels {LARGE.name}", 1, b, ENGINE, 90),
         Step("two-gpu", "", 0, (0, 1), CLIENTS, 70, 50),
-        Step("http", "load,swap", 0, a, ENGINE, 110, 45),
+        Step("http", "load,swap", 0, a, CLIENTS, 110, 45),
         Step("faults", "", 0, a, ENGINE, 110, 30),
         Step("http", "more clients", 0, a, CLIENTS, 50, 40),
         Step("matrix", f"five models {LARGE.name}", 1, b, ENGINE, 60),
@@ -64,6 +64,8 @@ def steps(gpus: int) -> list[Step]:
         Step("matrix", f"kernels {MINILM.name}", 0, a, ENGINE, 60),
         Step("build", LARGE.name, 1, b, BUILDS, 240, 60),
         Step("build", MINILM.name, 0, a, BUILDS, 240, 60),
+        Step("matrix", f"race {LARGE.name},five models {LARGE.name},kernels {LARGE.name}", 1, b, ENGINE, 120),
+        Step("matrix", "race MiniLM,graphs MiniLM,matrix MiniLM", 0, a, ENGINE, 110),
     ]
     if gpus > 1:
         return listed

@@ -39,8 +39,15 @@ class Plane:
 
     akidb: Callable[..., str]
     grpc: int
-    model: str
-    variants: list[str]
+    bundles: list[Bundle]
+
+    @property
+    def model(self) -> str:
+        return self.bundles[0].model["name"]
+
+    @property
+    def variants(self) -> list[str]:
+        return [own.manifest["variant"]["name"] for own in self.bundles]
 
     def move(self, variant: str) -> None:
         """The alias goes to this variant."""
@@ -52,14 +59,21 @@ class Plane:
 
 
 def load(stage: Stage) -> None:
-    """Idle: from an alias's move to an artifact that is not loaded, to its first answer; beside its build."""
+    """Idle: from an alias's move to an artifact that is not loaded, to its first answer; beside its build.
+
+    Of each precision one engine has to answer: the next is tried where the sidecar refuses the best.
+    """
     precisions = ("tf32", "int8") if stage.rehearse else ("fp16", "fp8", "int8")
-    with _plane(stage, "load", precisions) as plane, _sidecar(stage, plane, "load") as running:
+    answered: set[str] = set()
+    with _plane(stage, "load", precisions, each=2) as plane, _sidecar(stage, plane, "load") as running:
         stage.say(f"load: ready after {running.ready_seconds:.2f} s (process start, CUDA, fp32, proof)")
-        for variant in plane.variants[1:]:
+        for own in plane.bundles[1:]:
+            if own.manifest["variant"]["precision"] in answered:
+                continue
             if not stage.enough(12):
                 return
-            _first_answer(stage, plane, running, variant)
+            if _first_answer(stage, plane, running, own):
+                answered.add(own.manifest["variant"]["precision"])
 
 
 def swap(stage: Stage) -> None:
@@ -78,22 +92,23 @@ def swap(stage: Stage) -> None:
         "rehearsal": stage.rehearse,
     }
     stage.results.put("swaps", entry)
-    stage.say(
-        f"swap {' -> '.join(variants)}: {report['requests']} requests, {report['failed']} failed, {report['variants']}"
-    )
+    ready = ", ".join(f"{move['to']} in {move['took']} s" for move in moves)
+    said = f"{report['requests']} requests, {report['failed']} failed, {report['variants']}"
+    stage.say(f"swap {' -> '.join(variants)}: {said}; ready: {ready}")
     missing = [v for v in variants if v not in report["variants"]]
     if missing:
-        raise ToolError(f"swap: {', '.join(missing)} gave no answer; states: {[move['states'] for move in moves]}")
+        ended = ", ".join(f"{move['to']} is {move['state'] or 'unknown'} after {move['took']} s" for move in moves)
+        raise ToolError(f"{', '.join(missing)} gave no answer: {ended}")
 
 
 @contextlib.contextmanager
-def _plane(stage: Stage, name: str, precisions: Sequence[str]) -> Iterator[Plane]:
-    """Control plane with fp32 and the best engine of each precision; the alias is at fp32."""
+def _plane(stage: Stage, name: str, precisions: Sequence[str], each: int = 1) -> Iterator[Plane]:
+    """Control plane with fp32 and the best engines of each precision; the alias is at fp32."""
     programs = Path(stage.options["sidecar"]).parent
     for program in ("akidb-control-plane", "akidb"):
         if not (programs / program).is_file():
             raise ToolError(f"{programs / program} is not there: the swap needs it beside the sidecar")
-    bundles = [bundle_reader.read(stage.fp32(MINILM)), *_chosen(stage, precisions)]
+    bundles = [bundle_reader.read(stage.fp32(MINILM)), *_chosen(stage, precisions, each)]
     folder = stage.work / "http" / name
     shutil.rmtree(folder / "control-plane", ignore_errors=True)
     rest, grpc = free_port(), free_port()
@@ -110,23 +125,22 @@ def _plane(stage: Stage, name: str, precisions: Sequence[str]) -> Iterator[Plane
         catalog = Catalog(akidb)
         for own in bundles:
             catalog.add(str(own.folder), own.manifest)
-        variants = [own.manifest["variant"]["name"] for own in bundles]
-        plane = Plane(akidb, grpc, bundles[0].model["name"], variants)
-        plane.move(variants[0])
+        plane = Plane(akidb, grpc, bundles)
+        plane.move(plane.variants[0])
         yield plane
     finally:
         process.stop()
 
 
-def _chosen(stage: Stage, precisions: Sequence[str]) -> list[Bundle]:
-    """The best of each precision; where a sidecar said that it cannot serve that one, another."""
+def _chosen(stage: Stage, precisions: Sequence[str], each: int) -> list[Bundle]:
+    """The best of each precision; those that a sidecar said it cannot serve come last."""
     built, chosen = stage.built(MINILM.name), best(stage, MINILM)
     refused = {e["digest"] for e in stage.results.entries("refused") if "is failed" in e["reason"]}
     found = []
     for precision in precisions:
         names = [n for n, own in built.items() if own.manifest["variant"]["precision"] == precision]
         names.sort(key=lambda n: (built[n].digest in refused, n != chosen.get(precision)))
-        found += [built[n] for n in names[:1]]
+        found += [built[n] for n in names[:each]]
     if not found:
         raise Unready(f"no engine of {' or '.join(precisions)} of {MINILM.name} is built: run the stage build first")
     return found
@@ -168,27 +182,32 @@ def _sidecar(stage: Stage, plane: Plane, name: str) -> Sidecar:
     )
 
 
-def _first_answer(stage: Stage, plane: Plane, running: Sidecar, variant: str) -> None:
+def _first_answer(stage: Stage, plane: Plane, running: Sidecar, own: Bundle) -> bool:
+    """Whether it answered; one that the sidecar refuses is noted as refused."""
+    variant = own.manifest["variant"]["name"]
     before = _states(running).get(variant, "not known to the sidecar")
     started = time.monotonic()
     plane.move(variant)
-    moved, status, answer = time.monotonic() - started, 0, {}
-    while time.monotonic() - started < LONGEST:
-        status, answer = running.embed({"text": "first answer", "model": plane.reference})
-        if answer.get("variant") == variant or _states(running).get(variant) == "failed":
-            break
+    moved, status, answer, state = time.monotonic() - started, 0, {}, ""
+    while time.monotonic() - started < LONGEST and state != "failed" and answer.get("variant") != variant:
         time.sleep(0.01)
-    took = time.monotonic() - started
+        status, answer = running.embed({"text": "first answer", "model": plane.reference})
+        state = _states(running).get(variant, "")
+    took, answered = time.monotonic() - started, answer.get("variant") == variant
+    reason = _reasons(running).get(variant) or answer.get("error")
     reports = {e["name"]: e for e in stage.results.entries("builds")}
     build = reports.get(f"{MINILM.name}-{variant}", {}).get("seconds")
-    reason = next((r for v, r in _reasons(running).items() if v == variant and r), None)
-    answered = answer.get("variant") == variant
-    entry = {"variant": variant, "state_before": before, "status": status, "error": answer.get("error") or reason}
+    entry = {"variant": variant, "state_before": before, "status": status, "error": None if answered else reason}
     entry |= {"first_answer_seconds": round(took, 3) if answered else None, "move_seconds": round(moved, 3)}
     entry |= {"build_seconds": build, "process_ready_seconds": round(running.ready_seconds, 3)}
-    stage.results.put("loads", {**entry, "rehearsal": stage.rehearse})
-    shown = f"first answer after {took:.2f} s" if answered else f"no answer in {took:.0f} s: {entry['error']}"
+    if answered or state != "failed":
+        stage.results.put("loads", {**entry, "rehearsal": stage.rehearse})
+    else:
+        facts = {"variant": variant, "digest": own.digest, "reason": f"{variant} is failed: {reason}"[:900]}
+        stage.results.put("refused", {**facts, "instead": None, "rehearsal": stage.rehearse})
+    shown = f"first answer after {took:.2f} s" if answered else f"no answer in {took:.0f} s: {reason}"
     stage.say(f"load {variant} ({before} before): {shown}; built in {build} s")
+    return answered
 
 
 def _states(running: Sidecar) -> dict[str, str]:
@@ -200,29 +219,37 @@ def _reasons(running: Sidecar) -> dict[str, str]:
 
 
 def _under_load(stage: Stage, plane: Plane, running: Sidecar) -> tuple[dict, list[dict]]:
-    between = 12.0 if stage.rehearse else BETWEEN  # a CPU loads engines at low priority
-    seconds = between * (len(plane.variants) + 1)
+    """The load test's report, and each move with when the engine was ready."""
+    longest = 150.0 if stage.rehearse else 20.0  # beside others an engine loads at low priority
     moves: list[dict] = []
     failed: list[Exception] = []
+    over = threading.Event()
 
     def move() -> None:
         try:
+            time.sleep(BETWEEN)
             for variant in plane.variants[1:]:
-                time.sleep(between)
+                began = time.monotonic()
                 plane.move(variant)
-                at = time.monotonic() - started
-                moves.append({"to": variant, "at_seconds": round(at, 3), "states": {}})
-            time.sleep(between)
-            moves[-1]["states"] = _states(running)
+                state = ""
+                while state not in ("ready", "failed") and time.monotonic() - began < longest:
+                    time.sleep(0.05)
+                    state = _states(running).get(variant, "")
+                took = round(time.monotonic() - began, 3)
+                moves.append({"to": variant, "at_seconds": round(began - started, 3), "took": took, "state": state})
+                time.sleep(BETWEEN)
         except Exception as error:  # noqa: BLE001 - told to the caller below
             failed.append(error)
+        finally:
+            over.set()
 
     mover = threading.Thread(target=move)
     started = time.monotonic()
     mover.start()
     clients = "4" if stage.rehearse else "256"
     more = ["--clients", clients, "--distinct", "1024", "--model", plane.reference]
-    report = loadtest(Path(stage.options["loadtest"]), running, seconds=seconds, warmup=0, more=more)
+    most = BETWEEN + (longest + BETWEEN) * len(plane.variants)
+    report = loadtest(Path(stage.options["loadtest"]), running, seconds=most, warmup=0, more=more, stop=over)
     mover.join()
     if failed:
         raise ToolError(f"the alias could not be moved: {failed[0]}")

@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from akidb_tools import gpu_cores, gpu_nvml, gpu_point, gpu_results, gpu_steps
+import gpu_bench
+from akidb_tools import gpu_all, gpu_cores, gpu_nvml, gpu_point, gpu_results, gpu_steps
 from akidb_tools.errors import ToolError
 from akidb_tools.gpu_merge import merged
 from akidb_tools.gpu_plan import LARGE, MINILM, WANTED, folder
@@ -137,6 +139,53 @@ def test_lanes_become_one_and_the_same_again_when_merged_again(tmp_path):
     assert commands == {name: f"command of {name}" for name in "abc"}
     assert once["gpu"]["notes"] == []
     assert merged([once, old, new, unrun]) == once
+
+
+def runner(folder, devices=("0", "1")):
+    results = gpu_results.Results(folder / "out", {"id": "m1", "gpu": None}, "x", 0.1)
+    return gpu_all.All(folder, results, [], time.monotonic() + 60, lambda line: None, devices)
+
+
+def test_a_step_is_done_when_its_lane_says_that_nothing_is_left(tmp_path):
+    step = next(s for s in steps(2) if s.stage == "faults")
+    made, lane_ = runner(tmp_path), a_stage(tmp_path / "lanes" / "0")
+    entry = {"stage": "faults", "only": step.only}
+    assert not made._done(step)
+    lane_.results.put("stages", {**entry, "unfinished": 1})
+    assert not made._done(step)
+    lane_.results.put("stages", {**entry, "unfinished": 0})
+    assert made._done(step) and not made._done(replace(step, only="x"))
+
+
+def test_first_builds_that_were_cut_go_on_behind_the_measurements(tmp_path):
+    build, made = steps(2)[1], runner(tmp_path)
+    a_stage(tmp_path / "lanes" / "0").results.put("stages", {"stage": "build", "only": build.only, "unfinished": 2})
+    assert not made._later(build)  # nothing to measure with yet
+    engine = tmp_path / "bundles" / f"{MINILM.name}-tensorrt-tf32"
+    engine.mkdir(parents=True)
+    (engine / "manifest.json").touch()
+    assert made._later(build) and not made._later(steps(2)[0])
+
+
+def test_a_stage_that_overstays_is_ended_with_what_it_started(tmp_path):
+    code = "import subprocess,sys,time; subprocess.Popen(['sleep', '60']); print('up', flush=True); time.sleep(60)"
+    made = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    assert made.stdout.readline() == b"up\n"
+    gpu_all._end(made)
+    assert made.returncode != 0
+    for _ in range(50):  # the grandchild is of the group
+        try:
+            os.killpg(made.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("the group is still there")
+
+
+def test_all_refuses_programs_that_are_missing(cli, tiny_bundle, tmp_path):
+    done = cli(gpu_bench, "all", "--rehearse", "--out", tmp_path, "--bundle", tiny_bundle, "--sidecar", "/nowhere/x")
+    assert done.code == 2 and "--sidecar /nowhere/x is not there" in done.err
 
 
 class Noting:
