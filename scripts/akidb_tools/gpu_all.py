@@ -82,6 +82,7 @@ class All:
         command += ["--max-seconds", f"{seconds:.0f}", "--only", step.only, *self.shared]
         env = dict(os.environ)
         if NO_GPU not in self.devices:
+            env.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as NVML counts
             env["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices[gpu] for gpu in step.gpus)
         self.say(f"{step.name}: begins on GPU {env.get('CUDA_VISIBLE_DEVICES', '-')}, {seconds:.0f} s at most")
         running = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, start_new_session=True)

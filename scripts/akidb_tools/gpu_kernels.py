@@ -17,6 +17,7 @@ from .gpu_plan import LARGE, MINILM, Subject
 from .gpu_runner import bound_for, runners_of
 from .gpu_stage import Stage, Unready
 from .shape_profiles import Shape
+from .tensorrt_provider import words
 
 SHAPE = Shape(64, 128)
 RUNS = 5
@@ -55,10 +56,17 @@ def parts(stage: Stage) -> list[tuple[str, Callable[[], None]]]:
 def run(stage: Stage, subject: Subject) -> None:
     """The fastest engine of each precision before the others."""
     profiler = _profiler(stage)
+    failed: list[str] = []
     for name in _fastest_first(stage, subject, list(stage.built(subject.name))):
         if not stage.enough(6):
-            return
-        _one(stage, subject, name, profiler)
+            break
+        try:
+            _one(stage, subject, name, profiler)
+        except Exception as error:  # noqa: BLE001 - one engine that fails must not stop the others
+            failed.append(f"{name}: {words(error)}")
+            stage.say(failed[-1])
+    if failed:
+        raise ToolError("; ".join(failed))
 
 
 def _none() -> None:
@@ -98,6 +106,7 @@ def _profiler(stage: Stage) -> Callable[[Bound], list[Kernel]]:
     """A function from a bound batch to its kernels in order; a rehearsal has none to see."""
     try:
         import torch
+        from torch.autograd import DeviceType
         from torch.profiler import ProfilerActivity, profile
     except ImportError:
         raise ToolError("torch is not installed: no kernels were profiled") from None
@@ -108,7 +117,7 @@ def _profiler(stage: Stage) -> Callable[[Bound], list[Kernel]]:
         with profile(activities=[ProfilerActivity.CUDA]) as seen:
             for _ in range(RUNS):
                 bound.run()
-        events = [e for e in seen.events() if e.self_device_time_total > 0]
+        events = [e for e in seen.events() if e.device_type != DeviceType.CPU and e.self_device_time_total > 0]
         events.sort(key=lambda e: e.time_range.start)
         return [Kernel(e.name, e.self_device_time_total) for e in events]
 

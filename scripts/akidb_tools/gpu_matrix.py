@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from . import gpu_kernels, gpu_left_out, tensorrt_provider
 from .bundle_reader import Bundle
 from .engine_run import Bound
+from .errors import ToolError
 from .gpu_plan import BATCHES, FIVE_BATCHES, FIVE_TOKENS, MINILM, RACE, TOKENS, Subject
 from .gpu_runner import Runner, baseline_of, bound_for, engines_of, runners_of
 from .gpu_stage import REHEARSED, Stage, Unready
@@ -122,8 +123,12 @@ def graphs(stage: Stage, subject: Subject) -> None:
         shape = Shape(batch, tokens)
         named = {"baseline": baseline_of(stage, subject)}
         for name, own in stage.built(subject.name).items():
-            if name in chosen and stage.left() > 10:
+            if name not in chosen or stage.left() < 10:
+                continue
+            try:
                 named[name] = Runner(own, stage.provider, engines_of(stage, own, graph_for=shape))
+            except ToolError as error:
+                stage.say(f"{name} as a graph: {error}")
         fitting = {name: runner for name, runner in named.items() if runner.takes(shape)}
         bound = {name: bound_for(stage, runner, shape) for name, runner in fitting.items()}
         seconds = REHEARSED["seconds"] if stage.rehearse else stage.seconds
@@ -151,9 +156,13 @@ def _cell(stage: Stage, runners: list[Runner], shape: Shape, kind: str) -> None:
             )
             continue
         try:
-            bound[f"{runner.provider}/{runner.variant}"] = bound_for(stage, runner, shape)
+            made = bound_for(stage, runner, shape)
+            made.run()
+            bound[f"{runner.provider}/{runner.variant}"] = made
         except Exception as error:  # noqa: BLE001 - one engine that fails must not stop the others
-            stage.results.cell(**runner.facts(), **where, measured=None, not_run=str(error).splitlines()[0][:300])
+            stage.results.cell(**runner.facts(), **where, measured=None, not_run=tensorrt_provider.words(error, 300))
+    if not bound:
+        raise ToolError(f"no engine ran {shape}")
     taken = take_turns(bound, shape.batch, shape.tokens, seconds)
     first = next(iter(taken.values()))["texts_per_second"]
     for runner in runners:

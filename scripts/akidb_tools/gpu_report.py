@@ -69,10 +69,12 @@ def _machine(data: dict, machine: dict, folder: Path, number: int, price: float)
 
 def _targets(own: Own, price: float) -> list[str]:
     rows = targets(own, price)
+    said = f"{counts(rows)}."
     if any(e.get("rehearsal") for entries in own.gpu.values() for e in entries):
-        rows = [replace(row, holds=None) for row in rows]  # a CPU's figures hold nothing
+        rows = [replace(row, holds=None) for row in rows]
+        said = "A rehearsal: nothing of it holds or misses a target."
     listed = [[row.target, row.seen, row.verdict] for row in rows]
-    return ["", "### Targets", "", f"{counts(rows)}.", "", *table(("target", "seen", "holds"), listed)]
+    return ["", "### Targets", "", said, "", *table(("target", "seen", "holds"), listed)]
 
 
 def _builds(own: Own) -> list[str]:

@@ -56,20 +56,22 @@ class Runner:
 @contextlib.contextmanager
 def runners_of(stage: Stage, subject: Subject, only: set[str] | None, baseline: bool = True) -> Iterator[list[Runner]]:
     """The baseline first, then the engines named (or all), by precision."""
-    made = [baseline_of(stage, subject)] if baseline else []
     built = stage.built(subject.name)
-    for name, own in sorted(
-        built.items(), key=lambda item: (PRECISIONS.index(item[1].manifest["variant"]["precision"]), item[0])
-    ):
-        if only is not None and name not in only:
-            continue
+    wanted = [name for name in built if only is None or name in only]
+    if not wanted:
+        raise Unready(f"no engine of {subject.name} is built: run the stage build first")
+    wanted.sort(key=lambda name: (PRECISIONS.index(built[name].manifest["variant"]["precision"]), name))
+    made = [baseline_of(stage, subject)] if baseline else []
+    refused: list[str] = []
+    for name in wanted:
         try:
-            made.append(Runner(own, stage.provider, engines_of(stage, own)))
+            made.append(Runner(built[name], stage.provider, engines_of(stage, built[name])))
         except ToolError as error:
-            stage.say(f"{name}: {error}")
+            refused.append(f"{name}: {error}")
+            stage.say(refused[-1])
             stage.results.put("notes", {"part": f"load {subject.name} {name}", "note": str(error)[:900]})
     if len(made) <= int(baseline):
-        raise Unready(f"no engine of {subject.name} is built: run the stage build first")
+        raise ToolError(f"no engine of {subject.name} could be loaded: {'; '.join(refused)}")
     try:
         yield made
     finally:

@@ -128,11 +128,20 @@ class Stage:
         return self.work / "bundles" / f"{subject.name}-fp32"
 
     def built(self, subject: str) -> dict[str, Bundle]:
-        """Finished engines of a model, by variant name."""
+        """Finished engines of a model, by variant name; one that is not whole is told of and left out."""
         found = {}
+        known: dict[tuple, Bundle | None] = self.options.setdefault("bundles", {})  # reading hashes every file
         for file in sorted((self.work / "bundles").glob(f"{subject}-tensorrt-*/manifest.json")):
-            own = bundle_reader.read(file.parent)
-            found[own.manifest["variant"]["name"]] = own
+            key = (file, file.stat().st_mtime_ns)
+            if key not in known:
+                try:
+                    known[key] = bundle_reader.read(file.parent)
+                except BadInput as error:
+                    known[key] = None
+                    self.say(f"{file.parent.name} is left out: {error}")
+                    self.results.put("notes", {"part": f"bundle {file.parent.name}", "note": str(error)[:900]})
+            if known[key] is not None:
+                found[known[key].manifest["variant"]["name"]] = known[key]
         return found
 
     def subjects(self) -> list[Subject]:

@@ -78,16 +78,23 @@ def first(model: str) -> str:
 
 
 def choose(waiting: Sequence[Step], running: Collection[Step], left: float) -> Step | None:
-    """The first step that may begin: its GPUs are free, nothing that it disturbs is at work or waits before it."""
+    """The first step that may begin: its GPUs are free, nothing that it disturbs is at work or waits before it.
+
+    What stands behind a build of its lane needs those engines, and waits with it.
+    """
     busy = {gpu for step in running for gpu in step.gpus}
     kinds = {step.kind for step in running}
     lanes = {step.lane for step in running}
-    builds_wait = False
+    clients_wait = False
     for step in waiting:
-        fits = left >= step.least and step.lane not in lanes and busy.isdisjoint(step.gpus)
-        disturbed = (step.kind == CLIENTS and BUILDS in kinds) or (step.kind == BUILDS and CLIENTS in kinds)
-        if fits and not disturbed and not (step.kind == BUILDS and builds_wait):
+        if left < step.least:
+            continue
+        barred = step.lane in lanes or not busy.isdisjoint(step.gpus)
+        barred |= step.kind == CLIENTS and BUILDS in kinds
+        barred |= step.kind == BUILDS and (CLIENTS in kinds or clients_wait)
+        if not barred:
             return step
-        if step.kind == CLIENTS and left >= step.least:
-            builds_wait = True
+        clients_wait |= step.kind == CLIENTS
+        if step.kind == BUILDS:
+            lanes.add(step.lane)
     return None

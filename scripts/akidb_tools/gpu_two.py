@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from . import gpu_nvml
-from .errors import BadInput
+from .errors import BadInput, ToolError
 from .gpu_headlines import points
 from .gpu_point import point
 from .gpu_sides import Lineup, lineup, programs, serving
@@ -30,9 +30,11 @@ def two(stage: Stage, served: Lineup) -> None:
     used: set[str] = set()
     for ids in ((0, 1), (0,)):
         used.add(_measure(stage, served, ids))
+    if len(used) > 1:
+        raise ToolError(f"{' and '.join(sorted(used))} served: two GPUs and one must be compared by the same engine")
     entries = stage.results.entries("http")
     best = {n: max((e["texts_per_second"] for e in _of(entries, n, used)), default=0.0) for n in (1, 2)}
-    if len(used) == 1 and all(best.values()):
+    if all(best.values()):
         ratio = best[2] / best[1]
         facts = {"variant": used.pop(), "texts_per_second": best, "ratio": ratio, "rehearsal": stage.rehearse}
         stage.results.put("two_gpu", facts)

@@ -42,6 +42,11 @@ def test_both_gpus_begin_with_builds_and_load_tests_come_when_they_are_done():
     order, waiting = simulated(2, 1_500)
     assert [step.stage for step in order[:2]] == ["build", "build"] and {s.gpus for s in order[:2]} == {(0,), (1,)}
     assert not waiting
+    for lane_ in (0, 1):  # engines are built before they are measured
+        asked = [step for step in steps(2) if step.lane == lane_]
+        for n, step in enumerate(asked):
+            if step.kind == BUILDS:
+                assert all(order.index(later) > order.index(step) for later in asked[n + 1 :])
     builds_of_others = next(n for n, step in enumerate(order) if step.only == gpu_steps.OTHERS)
     assert all(n < builds_of_others for n, step in enumerate(order) if step.kind == CLIENTS)
 
