@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import bundle, export, five_models, gpu_nvml, seeded
-from .engine_build import REPORT
 from .engine_candidates import CANDIDATES
 from .errors import BadInput, ToolError
 from .five_models import Shape
@@ -25,6 +24,7 @@ from .gpu_plan import MINILM, SUBJECTS, WANTED, Subject, Wanted, folder
 from .gpu_stage import Stage
 
 TOOL = Path(__file__).resolve().parents[1] / "build_tensorrt_engine.py"
+REPORT = "build-report.json"
 TINY = Shape(2, 64, 128, 4, 128)
 # A build that could not end in this many seconds is not begun.
 LEAST_SECONDS = 45

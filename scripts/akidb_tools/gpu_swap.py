@@ -21,7 +21,7 @@ from . import bundle_reader
 from .bundle_reader import Bundle
 from .catalog import Catalog
 from .errors import ToolError
-from .gpu_matrix import best
+from .gpu_matrix import best, keeps_its_gate
 from .gpu_plan import MINILM
 from .gpu_services import Process, Sidecar, free_port, loadtest, section
 from .gpu_sides import QUEUE, runtime_library
@@ -80,10 +80,11 @@ def swap(stage: Stage) -> None:
     """Under load: the alias moves from fp32 to FP16 to FP8, and nothing may fail."""
     precisions = ("tf32", "int8") if stage.rehearse else ("fp16", "fp8")
     with _plane(stage, "swap", precisions) as plane, _sidecar(stage, plane, "swap") as running:
-        report, moves = _under_load(stage, plane, running)
+        report, moves, error = _under_load(stage, plane, running)
     variants = plane.variants
     entry = {
         "moves": moves,
+        "error": error and str(error),
         **{key: report[key] for key in ("requests", "succeeded", "failed", "errors")},
         "alias": variants,
         "answered_by": report["variants"],
@@ -95,6 +96,8 @@ def swap(stage: Stage) -> None:
     ready = ", ".join(f"{move['to']} in {move['took']} s" for move in moves)
     said = f"{report['requests']} requests, {report['failed']} failed, {report['variants']}"
     stage.say(f"swap {' -> '.join(variants)}: {said}; ready: {ready}")
+    if error:
+        raise ToolError(f"the alias could not be moved: {error}")
     missing = [v for v in variants if v not in report["variants"]]
     if missing:
         ended = ", ".join(f"{move['to']} is {move['state'] or 'unknown'} after {move['took']} s" for move in moves)
@@ -123,13 +126,31 @@ def _plane(stage: Stage, name: str, precisions: Sequence[str], each: int = 1) ->
         process.wait(f"http://127.0.0.1:{rest}/readyz")
         akidb = _command(programs / "akidb", rest, folder)
         catalog = Catalog(akidb)
-        for own in bundles:
-            catalog.add(str(own.folder), own.manifest)
-        plane = Plane(akidb, grpc, bundles)
+        taken = [own for own in bundles if _catalogued(stage, catalog, own)]
+        if len(taken) < 2 or taken[0] is not bundles[0]:
+            raise ToolError("the catalog took none of the engines, or not their fp32: the refusals above say why")
+        plane = Plane(akidb, grpc, taken)
         plane.move(plane.variants[0])
         yield plane
     finally:
         process.stop()
+
+
+def _catalogued(stage: Stage, catalog: Catalog, own: Bundle) -> bool:
+    """False: the catalog refused it, which is noted."""
+    try:
+        catalog.add(str(own.folder), own.manifest)
+    except ToolError as error:
+        _refused(stage, own, str(error))
+        return False
+    return True
+
+
+def _refused(stage: Stage, own: Bundle, reason: str) -> None:
+    variant = own.manifest["variant"]["name"]
+    stage.say(f"{variant} is refused: {reason}")
+    facts = {"variant": variant, "digest": own.digest, "reason": reason[-900:], "instead": None}
+    stage.results.put("refused", {**facts, "rehearsal": stage.rehearse})
 
 
 def _chosen(stage: Stage, precisions: Sequence[str], each: int) -> list[Bundle]:
@@ -139,7 +160,7 @@ def _chosen(stage: Stage, precisions: Sequence[str], each: int) -> list[Bundle]:
     found = []
     for precision in precisions:
         names = [n for n, own in built.items() if own.manifest["variant"]["precision"] == precision]
-        names.sort(key=lambda n: (built[n].digest in refused, n != chosen.get(precision)))
+        names.sort(key=lambda n: (built[n].digest in refused, not keeps_its_gate(built[n]), n != chosen.get(precision)))
         found += [built[n] for n in names[:each]]
     if not found:
         raise Unready(f"no engine of {' or '.join(precisions)} of {MINILM.name} is built: run the stage build first")
@@ -187,7 +208,11 @@ def _first_answer(stage: Stage, plane: Plane, running: Sidecar, own: Bundle) -> 
     variant = own.manifest["variant"]["name"]
     before = _states(running).get(variant, "not known to the sidecar")
     started = time.monotonic()
-    plane.move(variant)
+    try:
+        plane.move(variant)
+    except ToolError as error:
+        _refused(stage, own, str(error))
+        return False
     moved, status, answer, state = time.monotonic() - started, 0, {}, ""
     while time.monotonic() - started < LONGEST and state != "failed" and answer.get("variant") != variant:
         time.sleep(0.01)
@@ -203,8 +228,7 @@ def _first_answer(stage: Stage, plane: Plane, running: Sidecar, own: Bundle) -> 
     if answered or state != "failed":
         stage.results.put("loads", {**entry, "rehearsal": stage.rehearse})
     else:
-        facts = {"variant": variant, "digest": own.digest, "reason": f"{variant} is failed: {reason}"[:900]}
-        stage.results.put("refused", {**facts, "instead": None, "rehearsal": stage.rehearse})
+        _refused(stage, own, f"{variant} is failed: {reason}")
     shown = f"first answer after {took:.2f} s" if answered else f"no answer in {took:.0f} s: {reason}"
     stage.say(f"load {variant} ({before} before): {shown}; built in {build} s")
     return answered
@@ -218,8 +242,8 @@ def _reasons(running: Sidecar) -> dict[str, str]:
     return {v["name"]: v["reason"] for model in running.models()["models"] for v in model["variants"]}
 
 
-def _under_load(stage: Stage, plane: Plane, running: Sidecar) -> tuple[dict, list[dict]]:
-    """The load test's report, and each move with when the engine was ready."""
+def _under_load(stage: Stage, plane: Plane, running: Sidecar) -> tuple[dict, list[dict], Exception | None]:
+    """The load test's report, each move with when the engine was ready, and what stopped the moves."""
     longest = 150.0 if stage.rehearse else 20.0  # beside others an engine loads at low priority
     moves: list[dict] = []
     failed: list[Exception] = []
@@ -238,7 +262,7 @@ def _under_load(stage: Stage, plane: Plane, running: Sidecar) -> tuple[dict, lis
                 took = round(time.monotonic() - began, 3)
                 moves.append({"to": variant, "at_seconds": round(began - started, 3), "took": took, "state": state})
                 time.sleep(BETWEEN)
-        except Exception as error:  # noqa: BLE001 - told to the caller below
+        except Exception as error:  # noqa: BLE001 - the caller says it, after what was measured
             failed.append(error)
         finally:
             over.set()
@@ -251,6 +275,4 @@ def _under_load(stage: Stage, plane: Plane, running: Sidecar) -> tuple[dict, lis
     most = BETWEEN + (longest + BETWEEN) * len(plane.variants)
     report = loadtest(Path(stage.options["loadtest"]), running, seconds=most, warmup=0, more=more, stop=over)
     mover.join()
-    if failed:
-        raise ToolError(f"the alias could not be moved: {failed[0]}")
-    return report, moves
+    return report, moves, failed[0] if failed else None
