@@ -195,7 +195,7 @@ fn in_experiment(model: &Model, split: &TrafficSplit, ask: &Ask<'_>, leases: &Le
     let arm = arm(bucket_of(hash), shares(split));
     let on_canary = matches!(arm, Arm::Canary | Arm::CanarySample) && !split.burn_in;
     let serves = if on_canary { canary } else { baseline };
-    let lane = Arc::new(lane(serves, arm, &split.experiment, split.phase));
+    let lane = Arc::new(serves.lane_of(arm, &split.experiment, split.phase));
     let rivals = |budget| Rivals { baseline: baseline.clone(), canary: canary.clone(), budget };
     let probe = split.probe.filter(|_| !split.burn_in).map(rivals);
     Some(Route { loaded: serves.clone(), lane, unit: sticky.map(|_| hash), probe })
@@ -212,22 +212,7 @@ fn as_meant<'a>(model: &'a Model, at: &VariantRef) -> Option<&'a Arc<Loaded>> {
 }
 
 fn outside_experiment(loaded: &Arc<Loaded>) -> Route {
-    Route { loaded: loaded.clone(), lane: Arc::new(lane(loaded, Arm::Baseline, "", 0)), unit: None, probe: None }
-}
-
-fn lane(loaded: &Loaded, arm: Arm, experiment: &str, phase: u32) -> LaneId {
-    LaneId {
-        model: loaded.model.clone(),
-        version: loaded.version.clone(),
-        variant: loaded.variant.clone(),
-        precision: loaded.precision,
-        arm,
-        experiment: experiment.to_owned(),
-        phase,
-        digest: loaded.digest.clone(),
-        provider: loaded.provider,
-        fallback: loaded.fallback,
-    }
+    Route { loaded: loaded.clone(), lane: loaded.own_lane(), unit: None, probe: None }
 }
 
 fn find<'a>(model: &'a Model, at: &VariantRef) -> Option<&'a Variant> {

@@ -6,10 +6,11 @@ mod residence;
 pub(crate) mod testing;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use akidb_domain::snapshot::{SnapshotVersion, TrafficSplit, VariantRef};
-use akidb_domain::vocabulary::{ExecutionProvider, Pooling, Precision};
+use akidb_domain::vocabulary::{Arm, ExecutionProvider, Pooling, Precision};
+use akidb_domain::window::LaneId;
 use arc_swap::ArcSwap;
 
 use crate::batcher::EngineId;
@@ -145,4 +146,30 @@ pub struct Loaded {
     pub loaded_at_ns: u64,
     /// Its place in memory.
     pub residence: Arc<Residence>,
+    /// Where what it serves outside experiments is counted, once somebody asked: lanes are compared for every text, and one that is the same
+    /// value is the same lane at a glance.
+    pub lane: OnceLock<Arc<LaneId>>,
+}
+
+impl Loaded {
+    /// Its lane outside experiments.
+    pub fn own_lane(&self) -> Arc<LaneId> {
+        self.lane.get_or_init(|| Arc::new(self.lane_of(Arm::Baseline, "", 0))).clone()
+    }
+
+    /// Its lane as an arm of an experiment.
+    pub fn lane_of(&self, arm: Arm, experiment: &str, phase: u32) -> LaneId {
+        LaneId {
+            model: self.model.clone(),
+            version: self.version.clone(),
+            variant: self.variant.clone(),
+            precision: self.precision,
+            arm,
+            experiment: experiment.to_owned(),
+            phase,
+            digest: self.digest.clone(),
+            provider: self.provider,
+            fallback: self.fallback,
+        }
+    }
 }

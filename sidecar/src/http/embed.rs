@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use akidb_domain::vocabulary::Purpose;
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,7 +15,7 @@ use super::error::{ApiError, ErrorBody};
 use super::headers;
 use super::pipeline::{self, Answer};
 use super::question::{Input, Question};
-use super::vectors::{EncodingFormat, Vector};
+use super::vectors::{self, EncodingFormat, Vector};
 
 /// Longest `timeout_ms`.
 const MAX_TIMEOUT_MS: u64 = 300_000;
@@ -139,6 +138,7 @@ fn respond(answer: Answer, single: bool, format: EncodingFormat) -> Response {
     let headers = headers::of(&answer);
     let loaded = answer.loaded;
     let dimension = answer.vectors.first().map_or(0, Vec::len);
+    let numbers = dimension * answer.vectors.len();
     let mut vectors = answer.vectors.into_iter().map(|it| Vector::new(it, format));
     let (embedding, embeddings) = if single { (vectors.next(), None) } else { (None, Some(vectors.collect())) };
     let body = EmbedResponse {
@@ -152,5 +152,5 @@ fn respond(answer: Answer, single: bool, format: EncodingFormat) -> Response {
         usage: Usage { tokens: answer.tokens, truncated: answer.truncated },
         cost: answer.cost,
     };
-    (headers, Json(body)).into_response()
+    vectors::answer(headers, &body, numbers)
 }

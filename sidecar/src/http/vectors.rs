@@ -2,10 +2,20 @@
 //!
 //! Enters: an engine's vector. Leaves: the same, shorter or encoded. Never: a division by zero.
 
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+use super::error::ApiError;
+
+/// Bytes of an answer beside its vectors.
+const ENVELOPE: usize = 512;
+/// Bytes of most numbers such as `-0.0123456789,`.
+const NUMBER: usize = 14;
 
 /// How vectors are written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, ToSchema)]
@@ -34,6 +44,17 @@ impl Vector {
             EncodingFormat::Float => Self::Float(vector),
             EncodingFormat::Base64 => Self::Base64(STANDARD.encode(vector.iter().flat_map(|it| it.to_le_bytes()).collect::<Vec<u8>>())),
         }
+    }
+}
+
+/// An answer with `numbers` numbers in its vectors, as JSON. Its buffer is long enough from the start: one that grows by doubling copies a
+/// vector's text several times.
+pub(super) fn answer(headers: HeaderMap, body: &impl Serialize, numbers: usize) -> Response {
+    let mut json = Vec::with_capacity(ENVELOPE + NUMBER * numbers);
+    // Strings, numbers and lists of them can always be written.
+    match serde_json::to_writer(&mut json, body) {
+        Ok(()) => (headers, [(CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(error) => ApiError::Internal { cause: error.to_string() }.into_response(),
     }
 }
 

@@ -2,7 +2,7 @@
 //! what it pointed at before still serves.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use akidb_domain::snapshot::{ServedArtifact, VariantRef};
 use akidb_domain::vocabulary::Precision;
@@ -137,6 +137,7 @@ impl Inputs<'_> {
             engine: live.engine,
             loaded_at_ns: live.loaded_at_ns,
             residence: live.residence.clone(),
+            lane: OnceLock::new(),
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! Variants for tests of whoever reads the table. No engine runs; the tokenizer is the real one.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use akidb_domain::vocabulary::{ExecutionProvider, Pooling, Precision};
 
@@ -34,6 +34,7 @@ pub(crate) fn variant(name: &str) -> Variant {
         engine: Batcher::engine_of_test(if name == "base" { 1 } else { 2 }),
         loaded_at_ns: 1,
         residence: Arc::default(),
+        lane: OnceLock::new(),
     };
     let (precision, digest) = (Precision::Fp32, loaded.digest.clone());
     let (version, name, reason) = ("1".into(), name.into(), String::new());

@@ -4,9 +4,8 @@
 use std::time::Instant;
 
 use akidb_domain::vocabulary::Purpose;
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -16,7 +15,7 @@ use crate::http::caller::Caller;
 use crate::http::error::ApiError;
 use crate::http::pipeline::{self, Answer};
 use crate::http::question::{Inputs, Question};
-use crate::http::vectors::{EncodingFormat, Vector};
+use crate::http::vectors::{self, EncodingFormat, Vector};
 use crate::http::{AppState, headers};
 
 /// OpenAI's request.
@@ -105,9 +104,10 @@ pub(crate) async fn embeddings(
 
 fn respond(answer: Answer, format: EncodingFormat) -> Response {
     let headers = headers::of(&answer);
+    let numbers = answer.vectors.iter().map(Vec::len).sum();
     let vectors = answer.vectors.into_iter().map(|it| Vector::new(it, format));
     let data = vectors.enumerate().map(|(index, vector)| Embedding { object: "embedding", index, vector }).collect();
     let usage = EmbeddingsUsage { prompt_tokens: answer.tokens, total_tokens: answer.tokens };
     let body = EmbeddingsResponse { object: "list", data, model: answer.loaded.model.clone(), usage };
-    (headers, Json(body)).into_response()
+    vectors::answer(headers, &body, numbers)
 }

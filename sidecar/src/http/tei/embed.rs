@@ -4,9 +4,8 @@
 use std::time::Instant;
 
 use akidb_domain::vocabulary::Purpose;
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -15,7 +14,7 @@ use crate::http::body::JsonBody;
 use crate::http::caller::Caller;
 use crate::http::error::ApiError;
 use crate::http::question::{Inputs, Question};
-use crate::http::{AppState, headers, pipeline};
+use crate::http::{AppState, headers, pipeline, vectors};
 
 /// TEI's request.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -66,7 +65,8 @@ pub(crate) async fn embed(
     let (caller, JsonBody(body)) = (caller?, body?);
     let question = question(body, &caller, &state).inspect_err(|error| state.metrics.error_without_variant(error.code()))?;
     let answer = pipeline::embed(&state, question, caller).await?;
-    Ok((headers::of(&answer), Json(answer.vectors)).into_response())
+    let numbers = answer.vectors.iter().map(Vec::len).sum();
+    Ok(vectors::answer(headers::of(&answer), &answer.vectors, numbers))
 }
 
 /// As `/embed`.

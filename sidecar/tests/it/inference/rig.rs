@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use akidb_domain::bundle::Manifest;
@@ -130,6 +130,7 @@ impl Rig {
             engine,
             loaded_at_ns: self.state.clock.now_ns(),
             residence: Arc::default(),
+            lane: OnceLock::new(),
         };
         let (precision, loaded) = (loaded.precision, Some(Arc::new(loaded)));
         Variant { version: "1".into(), name: name.into(), precision, digest, state: VariantState::Ready, reason: String::new(), loaded }
