@@ -70,10 +70,13 @@ struct State {
     learnt: HashMap<(String, String), (usize, u64)>,
     /// No more work is taken; what waits at this moment is given up.
     closing: Option<Instant>,
-    /// Workers that wait for work, of those that live.
-    idle: usize,
+    /// Bits of the workers that sleep until there is work,
+    idle: u128,
+    /// and of those that sleep until a lane's window has passed.
+    watching: u128,
+    /// How many live.
     alive: usize,
-    /// One of them was woken and has not looked yet: it will see whatever comes in meanwhile.
+    /// One that sleeps was woken and has not looked yet: it will see whatever comes in meanwhile, and what it leaves it tells the next one.
     woken: bool,
     /// Answers to be sent when the lock is free: waking a task takes longer than the rest of its bookkeeping.
     outbox: Vec<(oneshot::Sender<Answer>, Answer)>,
@@ -101,6 +104,7 @@ impl Queue {
             learnt: HashMap::new(),
             closing: None,
             idle: 0,
+            watching: 0,
             alive: workers,
             woken: false,
             outbox: Vec::new(),
@@ -170,3 +174,6 @@ impl Queue {
         self.ended.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests;

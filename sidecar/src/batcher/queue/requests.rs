@@ -84,49 +84,15 @@ impl Queue {
     /// Takes a request in, if there is room.
     pub(in crate::batcher) fn push(self: &Arc<Self>, work: Work, now: Instant) -> Result<(Ticket, oneshot::Receiver<Answer>), BatchError> {
         let metrics = self.metrics.lane(&work.lane.model, &work.lane.variant);
-        let lengths: Vec<u32> = work.texts.iter().map(|it| it.len() as u32).collect();
         let (answer, answered) = oneshot::channel();
-        let key = LaneKey { lane: work.lane, engine: work.engine };
         let mut state = self.lock();
-        if state.closing.is_some() {
-            return Err(BatchError::Closed);
-        }
-        if !state.engines.contains_key(&work.engine) {
-            return Err(BatchError::Gone);
-        }
-        let within = work.deadline.saturating_duration_since(now);
-        state.policy.admit(work.engine, &lengths, within).map_err(|retry_after| BatchError::QueueFull { retry_after })?;
-        let request = state.next_request;
-        state.next_request += 1;
-        let texts = work.texts.len();
-        let pending = Pending {
-            key: key.clone(),
-            vectors: vec![Vec::new(); texts],
-            left: texts,
-            texts: work.texts,
-            submitted: now,
-            started: false,
-            engine: Duration::ZERO,
-            share_ns: 0,
-            metrics,
-            trace: work.trace,
-            probe: work.probe,
-            answer,
-        };
-        pending.metrics.queue_depth.add(pending.left as i64);
-        state.pending.insert(request, pending);
-        state.policy.push(now, Ask { request, lane: key.clone(), engine: work.engine, app: work.app, lengths, deadline: work.deadline });
+        let (request, wakes) = state.enter(work, metrics, answer, now)?;
         let interrupt = state.interrupt.take();
-        let wakes = state.wakes(&key, texts);
         drop(state);
         if let Some(interrupt) = interrupt {
             interrupt();
         }
-        match wakes {
-            Wakes::Nobody => {}
-            Wakes::One => self.changed.notify_one(),
-            Wakes::All => self.changed.notify_all(),
-        }
+        self.wake(wakes);
         Ok((Ticket { queue: Some(self.clone()), request }, answered))
     }
 
@@ -166,6 +132,47 @@ impl Queue {
 }
 
 impl State {
+    /// A request comes in; whom that wakes.
+    pub(super) fn enter(
+        &mut self,
+        work: Work,
+        metrics: Arc<LaneMetrics>,
+        answer: oneshot::Sender<Answer>,
+        now: Instant,
+    ) -> Result<(u64, Wakes), BatchError> {
+        let lengths: Vec<u32> = work.texts.iter().map(|it| it.len() as u32).collect();
+        let key = LaneKey { lane: work.lane, engine: work.engine };
+        if self.closing.is_some() {
+            return Err(BatchError::Closed);
+        }
+        if !self.engines.contains_key(&work.engine) {
+            return Err(BatchError::Gone);
+        }
+        let within = work.deadline.saturating_duration_since(now);
+        self.policy.admit(work.engine, &lengths, within).map_err(|retry_after| BatchError::QueueFull { retry_after })?;
+        let request = self.next_request;
+        self.next_request += 1;
+        let texts = work.texts.len();
+        let pending = Pending {
+            key: key.clone(),
+            vectors: vec![Vec::new(); texts],
+            left: texts,
+            texts: work.texts,
+            submitted: now,
+            started: false,
+            engine: Duration::ZERO,
+            share_ns: 0,
+            metrics,
+            trace: work.trace,
+            probe: work.probe,
+            answer,
+        };
+        pending.metrics.queue_depth.add(pending.left as i64);
+        self.pending.insert(request, pending);
+        self.policy.push(now, Ask { request, lane: key.clone(), engine: work.engine, app: work.app, lengths, deadline: work.deadline });
+        Ok((request, self.wakes(&key, texts)))
+    }
+
     pub(super) fn take(&mut self, cut: Cut<LaneKey>, now: Instant) -> Batch {
         let mut texts = Vec::with_capacity(cut.items.len());
         let mut metrics: Option<Arc<LaneMetrics>> = None;

@@ -1,7 +1,11 @@
 //! What a worker does next, and who is woken for it.
 //!
 //! Enters: a worker that has nothing to do, a request that came in. Leaves: a [`Step`], or a sleep until there is one. Never: a sleep past a
-//! lane's window.
+//! lane's window; a worker that sleeps beside work that it could run.
+//!
+//! A request wakes one worker, and those that follow before it has looked wake nobody. So whoever takes a step looks at what is left: work
+//! that a sleeping worker could run, or a window that nobody watches, wakes one more. A lone request leaves nothing, a lone worker has nobody
+//! to wake: neither pays for it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -25,7 +29,8 @@ pub(in crate::batcher) enum Step {
     End,
 }
 
-/// Whom a request that comes in wakes.
+/// Whom a request that comes in wakes, or what a step leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wakes {
     Nobody,
     One,
@@ -43,15 +48,18 @@ impl Queue {
             for _ in 0..state.probes.take_shed() {
                 self.metrics.probe("shed");
             }
-            // A probe leaves what waits to the other workers.
-            if matches!(step, Some(Step::Probe(_))) && state.policy.waiting() > 0 {
-                self.changed.notify_all();
-            }
             if let Some(step) = step {
+                let wakes = state.left(now);
+                drop(state);
+                self.wake(wakes);
                 return step;
             }
-            let idle = usize::from(until.is_none() || state.policy.waiting() == 0);
-            state.idle += idle;
+            let (us, idle) = (1 << worker, until.is_none() || state.policy.waiting() == 0);
+            if idle {
+                state.idle |= us;
+            } else {
+                state.watching |= us;
+            }
             let alive = state.alive;
             state.probes.sleeps(now, alive);
             state = match until {
@@ -61,15 +69,23 @@ impl Queue {
                 }
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
             };
-            state.idle -= idle;
+            (state.idle, state.watching) = (state.idle & !us, state.watching & !us);
             state.probes.wakes(Instant::now());
+        }
+    }
+
+    pub(super) fn wake(&self, whom: Wakes) {
+        match whom {
+            Wakes::Nobody => {}
+            Wakes::One => self.changed.notify_one(),
+            Wakes::All => self.changed.notify_all(),
         }
     }
 }
 
 impl State {
     /// Something to do, or until when to wait for it.
-    fn next_step(&mut self, worker: usize, now: Instant) -> (Option<Step>, Option<Instant>) {
+    pub(super) fn next_step(&mut self, worker: usize, now: Instant) -> (Option<Step>, Option<Instant>) {
         if let Some(install) = self.installs.get_mut(worker).and_then(VecDeque::pop_front) {
             if let Some(known) = self.engines.get_mut(&install.id) {
                 known.hosts |= 1 << worker;
@@ -106,16 +122,37 @@ impl State {
 
     /// Workers that wait for a lane's window need not be woken by what does not change it.
     pub(super) fn wakes(&mut self, key: &LaneKey, texts: usize) -> Wakes {
-        let all = self.installs.len();
-        let everybody_has_all = self.engines.values().all(|it| it.hosts.count_ones() as usize == all);
         match () {
-            () if self.idle > 0 && self.woken && everybody_has_all => Wakes::Nobody,
+            () if self.idle != 0 && self.woken && self.everybody_has_all() => Wakes::Nobody,
             () if self.idle == 0 && !self.policy.is_ripe(key, texts) => Wakes::Nobody,
-            () if everybody_has_all => {
-                self.woken = self.idle > 0;
-                Wakes::One
-            }
-            () => Wakes::All,
+            () => self.whoever_can(),
         }
+    }
+
+    /// What still waits when a worker has taken a step: nobody else may know of it.
+    pub(super) fn left(&mut self, now: Instant) -> Wakes {
+        let (idle, watching) = (self.idle, self.watching);
+        if idle | watching == 0 {
+            return Wakes::Nobody;
+        }
+        let for_one_that_sleeps = |(engine, ripe): (EngineId, bool)| {
+            let hosts = self.engines.get(&engine).map_or(0, |it| it.hosts);
+            if ripe { hosts & (idle | watching) != 0 } else { hosts & idle != 0 && hosts & watching == 0 }
+        };
+        if self.policy.lanes(now).any(for_one_that_sleeps) { self.whoever_can() } else { Wakes::Nobody }
+    }
+
+    /// One, where any would do.
+    fn whoever_can(&mut self) -> Wakes {
+        if !self.everybody_has_all() {
+            return Wakes::All;
+        }
+        self.woken = self.idle != 0;
+        Wakes::One
+    }
+
+    fn everybody_has_all(&self) -> bool {
+        let all = self.installs.len();
+        self.engines.values().all(|it| it.hosts.count_ones() as usize == all)
     }
 }
