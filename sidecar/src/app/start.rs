@@ -25,7 +25,8 @@ use crate::lease::Leases;
 use crate::metrics::{Metrics, MetricsError};
 use crate::models::bundles::Bundles;
 use crate::models::entries::{self, DefaultRefused};
-use crate::models::{Machine, Models, Parts, memory};
+use crate::models::memory::Memory;
+use crate::models::{Machine, Models, Parts};
 use crate::telemetry::{Recorder, Spool, Telemetry, recorder};
 use crate::tokenizer::{TokenizerError, TokenizerPool};
 use crate::traces::{Traces, TracesError};
@@ -118,7 +119,7 @@ pub(super) async fn build(mut config: Config, store: Option<Store>) -> Result<Ap
         threads: config.runtime.threads,
         machine: machine.clone(),
         gpu: gpu(&config),
-        memory_limit_bytes: config.models.memory_limit_bytes.unwrap_or_else(memory::default_limit),
+        memory: memory(&config, &machine),
         load_timeout: config.models.load_timeout,
     };
     #[cfg(feature = "tensorrt")]
@@ -242,6 +243,11 @@ fn gpu(config: &Config) -> GpuSpec {
     let it = &config.runtime;
     let (devices, contexts, cuda_graphs, tf32) = (it.device_ids.clone(), it.contexts, it.cuda_graphs.clone(), it.tf32);
     GpuSpec { devices, contexts, cuda_graphs, tf32, ..GpuSpec::default() }
+}
+
+fn memory(config: &Config, machine: &Machine) -> Memory {
+    let it = &config.models;
+    Memory::new(it.memory_limit_bytes, it.gpu_memory_limit_bytes, machine, config.runtime.contexts)
 }
 
 fn batching(config: &Config, machine: &Machine) -> BatcherConfig {

@@ -39,6 +39,9 @@ pub struct Gpu {
     pub compute_capability: String,
     /// Memory in all.
     pub memory_bytes: u64,
+    /// It has none of its own: what it takes is the host's.
+    #[serde(default)]
+    pub integrated: bool,
 }
 
 impl Facts {
@@ -90,6 +93,29 @@ impl Facts {
     }
 }
 
+/// Memory that an engine needs on a GPU beside its weights, at least.
+const SPARE_BYTES: u64 = 256 << 20;
+
+/// What an engine needs on each of its GPUs, at least: its weights in each context, and what the library takes beside them.
+pub fn engine_bytes(weights: u64, contexts: usize) -> u64 {
+    weights * contexts.max(1) as u64 + SPARE_BYTES
+}
+
+/// Bytes of a GPU that are in use, by whomever; none where the driver does not say. The first call makes the GPU's context.
+#[cfg(not(feature = "tensorrt"))]
+pub fn used_bytes(index: u32) -> Option<u64> {
+    let _ = index;
+    None
+}
+
+/// Bytes of a GPU that are in use, by whomever; none where the driver does not say. The first call makes the GPU's context.
+#[cfg(feature = "tensorrt")]
+pub fn used_bytes(index: u32) -> Option<u64> {
+    let memory = super::cuda::Gpu::open(index).and_then(|it| it.memory());
+    let (free, total) = memory.inspect_err(|error| tracing::debug!(index, error, "a GPU's memory cannot be read")).ok()?;
+    Some(total.saturating_sub(free))
+}
+
 /// Looks at the machine. `library` is ONNX Runtime's, which is loaded already.
 #[cfg(not(feature = "tensorrt"))]
 pub fn detect(library: &Path, devices: &[u32]) -> Facts {
@@ -112,6 +138,7 @@ pub fn detect(library: &Path, devices: &[u32]) -> Facts {
                 name: it.name,
                 compute_capability: it.compute_capability,
                 memory_bytes: it.memory_bytes,
+                integrated: it.integrated,
             };
             facts.gpus = gpus.into_iter().enumerate().map(gpu).collect();
         }
@@ -167,7 +194,7 @@ mod tests {
 
     fn gpu(index: u32, compute_capability: &str) -> Gpu {
         let (uuid, name) = (format!("GPU-{index}"), "NVIDIA H100 80GB HBM3".into());
-        Gpu { index, uuid, name, compute_capability: compute_capability.into(), memory_bytes: 85_520_809_984 }
+        Gpu { index, uuid, name, compute_capability: compute_capability.into(), memory_bytes: 85_520_809_984, integrated: false }
     }
 
     #[test]

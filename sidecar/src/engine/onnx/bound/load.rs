@@ -15,14 +15,13 @@ use super::Bound;
 use super::plane::{Plane, options};
 use crate::engine::buckets::Grid;
 use crate::engine::cuda::{Gpu, Pinned, Stream};
+use crate::engine::device::engine_bytes;
 use crate::engine::onnx::providers::builder;
 use crate::engine::onnx::ran_on::ran_on;
 use crate::engine::{Engine, EngineError, EngineSpec, fault};
 
 /// Most texts in a batch of a graph that takes any.
 const FREE_ROWS: usize = 512;
-/// Memory that an engine needs beside its weights, at least.
-const SPARE_BYTES: u64 = 256 << 20;
 
 /// Loads an engine: its first context on this thread, the others beside it.
 pub(in crate::engine::onnx) fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
@@ -82,7 +81,7 @@ fn room(spec: &EngineSpec, device: u32) -> Result<(), EngineError> {
     let (free, total) = gpu.memory().map_err(fault::of_load)?;
     let files = spec.gpu.narrow.iter().chain([&spec.path]);
     let weights: u64 = files.filter_map(|it| std::fs::metadata(it).ok()).map(|it| it.len()).sum();
-    let needs = weights * spec.gpu.contexts.max(1) as u64 + SPARE_BYTES;
+    let needs = engine_bytes(weights, spec.gpu.contexts);
     if free >= needs {
         return Ok(());
     }
