@@ -94,7 +94,7 @@ impl Engine for Bound {
 impl Bound {
     fn run_in(&mut self, graph: Option<usize>, batch: &TokenBatch, part: &Part, vectors: &mut Vec<f32>) -> Result<(), String> {
         let (elements, dimension) = (part.shape.rows * part.shape.tokens, self.spec.dimension);
-        fill(self.inputs.integers(2 * elements), batch, part);
+        part.fill(self.inputs.integers(2 * elements), batch);
         let plane = match graph {
             Some(at) => &mut self.graphs[at].plane,
             None => &mut self.planes[part.profile],
@@ -112,36 +112,5 @@ impl Bound {
         self.device_time += took;
         vectors.extend_from_slice(self.vectors.floats(floats));
         Ok(())
-    }
-}
-
-/// The part's ids, then its mask, padded to its shape. A row that is only padding has one token that counts, so that a mean over its tokens is
-/// a number.
-fn fill(into: &mut [i64], batch: &TokenBatch, part: &Part) {
-    let Shape { rows, tokens } = part.shape;
-    into.fill(0);
-    let (ids, mask) = into.split_at_mut(rows * tokens);
-    for (row, text) in part.texts.clone().enumerate() {
-        let from = text * batch.tokens..(text + 1) * batch.tokens;
-        let to = row * tokens..row * tokens + batch.tokens;
-        ids[to.clone()].copy_from_slice(&batch.ids[from.clone()]);
-        mask[to].copy_from_slice(&batch.mask[from]);
-    }
-    for row in part.texts.len()..rows {
-        mask[row * tokens] = 1;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_part_is_padded_to_its_shape_and_padding_rows_count_one_token() {
-        let batch = TokenBatch { rows: 3, tokens: 2, ids: vec![1, 2, 3, 4, 5, 6], mask: vec![1, 1, 1, 0, 1, 1] };
-        let part = Part { texts: 1..3, shape: Shape { rows: 4, tokens: 3 }, profile: 0 };
-        let mut into = vec![9; 24];
-        fill(&mut into, &batch, &part);
-        assert_eq!(into, [3, 4, 0, 5, 6, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0, 0]);
     }
 }

@@ -20,16 +20,13 @@ use crate::engine::onnx::providers::builder;
 use crate::engine::onnx::ran_on::ran_on;
 use crate::engine::{Engine, EngineError, EngineSpec, fault};
 
-/// Most texts in a batch of a graph that takes any.
-const FREE_ROWS: usize = 512;
-
 /// Loads an engine: its first context on this thread, the others beside it.
 pub(in crate::engine::onnx) fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>, EngineError> {
     let devices = if spec.gpu.devices.is_empty() { vec![0] } else { spec.gpu.devices.clone() };
     for device in &devices {
         Gpu::open(*device).map_err(|cause| EngineError::Provider { provider: spec.provider, cause })?;
     }
-    let grid = Arc::new(grid(spec)?);
+    let grid = Arc::new(Grid::of(spec)?);
     let spec = Arc::new(spec.clone());
     let places: Vec<u32> = (0..spec.gpu.contexts.max(1)).flat_map(|_| devices.iter().copied()).collect();
     for device in &devices {
@@ -56,25 +53,6 @@ pub(in crate::engine::onnx) fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>
     Ok(Box::new(first))
 }
 
-/// The shapes that the engine takes.
-fn grid(spec: &EngineSpec) -> Result<Grid, EngineError> {
-    let gpu = &spec.gpu;
-    match gpu.profiles.last() {
-        None if spec.provider == ExecutionProvider::TensorRt => {
-            Err(EngineError::Load("it says no shape profile (`target.shape_profile`), so no batch can be known to fit it".into()))
-        }
-        None => Ok(Grid::free(FREE_ROWS, gpu.max_tokens.max(16))),
-        Some(widest) if widest.max.tokens < gpu.max_tokens => Err(EngineError::Load(format!(
-            "its shape profile {widest} ends at {} tokens, the model's texts at {}: build it with a profile that reaches that",
-            widest.max.tokens, gpu.max_tokens
-        ))),
-        Some(_) if gpu.narrow.len() + 1 != gpu.profiles.len() => {
-            Err(EngineError::Load(format!("it has {} shape profiles and {} engine files", gpu.profiles.len(), gpu.narrow.len() + 1)))
-        }
-        Some(_) => Ok(Grid::new(gpu.profiles.clone())),
-    }
-}
-
 /// A load that would end in the middle for want of memory is refused before it begins.
 fn room(spec: &EngineSpec, device: u32) -> Result<(), EngineError> {
     let gpu = Gpu::open(device).map_err(fault::of_load)?;
@@ -94,9 +72,10 @@ impl Bound {
         let stream = Stream::new(gpu).map_err(fault::of_load)?;
         let files = spec.gpu.narrow.iter().chain([&spec.path]);
         let planes = files.map(|it| Plane::load(it, spec, &stream, gpu, false)).collect::<Result<_, _>>()?;
-        let widest = grid.limits().max_tokens;
-        let inputs = Pinned::new(gpu, 2 * widest * size_of::<i64>()).map_err(fault::of_load)?;
-        let vectors = Pinned::new(gpu, grid.limits().max_rows * spec.dimension * size_of::<f32>()).map_err(fault::of_load)?;
+        // No part is larger.
+        let limits = grid.limits();
+        let inputs = Pinned::new(gpu, 2 * limits.max_tokens * size_of::<i64>()).map_err(fault::of_load)?;
+        let vectors = Pinned::new(gpu, limits.max_rows * spec.dimension * size_of::<f32>()).map_err(fault::of_load)?;
         let mut options = RunOptions::new().map_err(|it| EngineError::Load(it.to_string()))?;
         // The stream's own wait is enough; it comes after the copy back.
         options.disable_device_sync().map_err(|it| EngineError::Load(it.to_string()))?;
