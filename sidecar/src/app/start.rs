@@ -45,6 +45,9 @@ pub enum StartError {
         /// What is missing.
         why: String,
     },
+    /// GPUs that are not there, or that cannot serve together.
+    #[error("{0}")]
+    Devices(String),
     /// No ONNX Runtime.
     #[error("{0}: set `runtime.onnxruntime` (`AKIDB_ONNXRUNTIME`) to its library")]
     Runtime(EngineError),
@@ -218,6 +221,10 @@ fn machine(config: &Config) -> Result<Machine, StartError> {
     }
     if let Some((provider, why)) = demanded.and_then(|it| Some((it, facts.refusal(it)?.to_owned()))) {
         return Err(StartError::Provider { provider, why });
+    }
+    // Whoever names GPUs does not want the CPU in their place.
+    if let Some(why) = facts.wrong_devices(&devices) {
+        return Err(StartError::Devices(why));
     }
     if demanded.is_none() && !facts.gpus.is_empty() {
         for (provider, why) in &facts.refused {

@@ -74,22 +74,34 @@ impl Facts {
         self.refused.entry(provider.to_string()).or_insert_with(|| why.into());
     }
 
-    /// Engines of one model run on `devices` alike, so each must be there and all must be of one kind.
-    pub fn check_devices(&mut self, devices: &[u32]) {
+    /// Engines of one model run on `devices` alike, so each must be there and all must be of one kind. Says what is wrong with them, and the
+    /// way out; a machine without any GPU has its own reasons.
+    pub fn wrong_devices(&self, devices: &[u32]) -> Option<String> {
+        if self.gpus.is_empty() {
+            return None;
+        }
         let missing = devices.iter().find(|it| !self.gpus.iter().any(|gpu| gpu.index == **it));
         let of = |index: &u32| self.gpus.iter().find(|it| it.index == *index).map(|it| it.compute_capability.as_str());
         let mut kinds: Vec<&str> = devices.iter().filter_map(of).collect();
+        kinds.sort_unstable();
         kinds.dedup();
-        let why = match missing {
+        let names = "`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names";
+        match missing {
             Some(missing) => {
                 let there = self.gpus.iter().map(|it| it.index.to_string()).collect::<Vec<_>>().join(", ");
-                format!("`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names GPU {missing}; there are: {there}")
+                Some(format!("{names} GPU {missing}; there are: {there}. Name those, or none for the first"))
             }
-            None if kinds.len() < 2 => return,
-            None => format!("`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names GPUs of compute capabilities {}", kinds.join(" and ")),
-        };
-        self.refuse(ExecutionProvider::TensorRt, why.clone());
-        self.refuse(ExecutionProvider::Cuda, why);
+            None if kinds.len() < 2 => None,
+            None => Some(format!("{names} GPUs of compute capabilities {}. Name GPUs of one kind", kinds.join(" and "))),
+        }
+    }
+
+    /// Notes what is wrong with `devices` as the reason why no GPU serves.
+    pub fn check_devices(&mut self, devices: &[u32]) {
+        if let Some(why) = self.wrong_devices(devices) {
+            self.refuse(ExecutionProvider::TensorRt, why.clone());
+            self.refuse(ExecutionProvider::Cuda, why);
+        }
     }
 }
 
@@ -204,10 +216,12 @@ mod tests {
         assert_eq!(facts.usable(), ExecutionProvider::ALL);
         let mut missing = facts.clone();
         missing.check_devices(&[0, 2]);
-        assert!(missing.refusal(ExecutionProvider::Cuda).is_some_and(|it| it.contains("GPU 2; there are: 0, 1")));
+        assert!(missing.refusal(ExecutionProvider::Cuda).is_some_and(|it| it.contains("GPU 2; there are: 0, 1. Name those")));
         assert_eq!(missing.usable(), [ExecutionProvider::Cpu]);
         facts.check_devices(&[0, 1]);
-        assert!(facts.refusal(ExecutionProvider::TensorRt).is_some_and(|it| it.contains("9.0 and 8.9")));
+        assert!(facts.refusal(ExecutionProvider::TensorRt).is_some_and(|it| it.contains("8.9 and 9.0. Name GPUs of one kind")));
+        assert_eq!(facts.wrong_devices(&[1]), None);
+        assert_eq!(Facts::cpu_only("no driver").wrong_devices(&[0, 7]), None, "who has no GPU is told that");
     }
 
     #[test]
