@@ -112,24 +112,23 @@ fn alone(texts: &[Vec<u32>]) -> Vec<Vec<f32>> {
 }
 
 /// All texts of one request come back, each at its place.
-async fn check(profiles: &str, config: BatcherConfig, texts: Vec<Vec<u32>>) -> Vec<Shape> {
+async fn check(profiles: &str, config: BatcherConfig, texts: &[Vec<u32>]) -> Vec<Shape> {
     let (batcher, engine, ran) = start(profiles, config).await;
-    let got = batcher.submit(work(engine, texts.clone())).await.unwrap().vectors;
+    let got = batcher.submit(work(engine, texts.to_vec())).await.unwrap().vectors;
     assert_eq!(got.len(), texts.len());
-    for (at, (got, expected)) in got.iter().zip(alone(&texts)).enumerate() {
+    for (at, (got, expected)) in got.iter().zip(alone(texts)).enumerate() {
         let alike = cosine(got, &expected);
         assert!(alike >= 0.9999, "{profiles}: text {at} of {} tokens: {alike}", texts[at].len());
     }
     batcher.shutdown(Instant::now() + Duration::from_secs(5)).await;
-    let ran = ran.lock().unwrap().clone();
-    ran
+    ran.lock().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tensorrt_provider_test_a_request_beyond_the_profile_is_answered_whole_and_in_order() {
     // Most are shorter than the shortest length of the profile.
-    let texts = (0..1_100).map(|it| text(it, if it % 50 == 0 { 30 } else { 3 })).collect();
-    let ran = check(USUAL, BatcherConfig::default(), texts).await;
+    let texts: Vec<_> = (0..1_100).map(|it| text(it, if it % 50 == 0 { 30 } else { 3 })).collect();
+    let ran = check(USUAL, BatcherConfig::default(), &texts).await;
     assert!(ran.iter().map(|it| it.rows).max() == Some(512) && ran.len() <= 6, "{ran:?}");
 }
 
@@ -144,9 +143,9 @@ async fn tensorrt_provider_test_unusual_profiles_answer_every_length_in_order() 
         "16x16:16x32:32x64,1x16:2x64:4x256",
         "1x16:2x64:4x256,16x16:16x32:32x64",
     ] {
-        check(profiles, BatcherConfig::default(), texts.clone()).await;
+        check(profiles, BatcherConfig::default(), &texts).await;
         // Nothing is batched but what came together.
-        check(profiles, BatcherConfig { enabled: false, ..BatcherConfig::default() }, texts.clone()).await;
+        check(profiles, BatcherConfig { enabled: false, ..BatcherConfig::default() }, &texts).await;
         // Sizes that are pinned to more than the profile holds.
         let pinned = BatcherConfig {
             max_batch_size: 4_096,
@@ -155,7 +154,7 @@ async fn tensorrt_provider_test_unusual_profiles_answer_every_length_in_order() 
             learn_budget: false,
             ..BatcherConfig::default()
         };
-        check(profiles, pinned, texts.clone()).await;
+        check(profiles, pinned, &texts).await;
     }
 }
 
