@@ -31,6 +31,7 @@ use executor::Executor;
 use probes::Judge;
 use queue::{Overhead, Queue};
 
+use crate::config::{MAX_CONTEXTS, MAX_DEVICES};
 use crate::engine::{Engine, EngineError, TokenBatch};
 use crate::metrics::Metrics;
 use crate::telemetry::Telemetry;
@@ -52,7 +53,7 @@ pub struct BatcherConfig {
     pub max_batch_size: usize,
     /// `max_batch_size` is not set: an engine with a shape profile says its own.
     pub learn_size: bool,
-    /// Threads that run batches: one for each execution context of the device, at most [`MAX_WORKERS`].
+    /// Threads that run batches: one for each execution context of the device, 1 to [`MAX_WORKERS`].
     pub workers: usize,
     /// `max_wait_time_ms`: longest that a request waits for others.
     pub max_wait: Duration,
@@ -151,8 +152,9 @@ pub enum BatchError {
     Closed,
 }
 
-/// Most threads that run batches.
-pub const MAX_WORKERS: usize = 128;
+/// Most threads that run batches: the bits of the sets that they are in.
+pub const MAX_WORKERS: usize = u128::BITS as usize;
+const _: () = assert!(MAX_CONTEXTS * MAX_DEVICES <= MAX_WORKERS, "the configuration allows more contexts than there can be workers");
 /// How long a batch may take to notice that it is stopped.
 const STOP_GRACE: Duration = Duration::from_millis(500);
 
@@ -163,9 +165,13 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Starts the executors' threads. They end at [`Batcher::shutdown`].
+    /// Starts the executors' threads, 1 to [`MAX_WORKERS`]. They end at [`Batcher::shutdown`].
     pub fn start(config: BatcherConfig, telemetry: &Telemetry, metrics: &Metrics) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
-        let workers = config.workers.clamp(1, MAX_WORKERS);
+        let workers = config.workers;
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            let why = format!("{workers} threads for batches; 1 to {MAX_WORKERS} can be: fewer `runtime.contexts` or `runtime.device_ids`");
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, why));
+        }
         let queue = Arc::new(Queue::new(config, workers, metrics.clone()));
         let judge = Judge::start(telemetry.clone(), metrics.clone())?;
         let start = |worker: usize| {

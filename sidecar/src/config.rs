@@ -28,7 +28,9 @@ pub use reference::DefaultModel;
 /// Price book key of a device that nobody named.
 pub const CPU_SKU: &str = "cpu";
 /// Most GPUs that serve together.
-const MAX_DEVICES: usize = 8;
+pub(crate) const MAX_DEVICES: usize = 8;
+/// Most execution contexts a GPU.
+pub(crate) const MAX_CONTEXTS: usize = 16;
 /// Most shapes that run as CUDA graphs: each takes memory of its own in each context.
 const MAX_GRAPHS: usize = 8;
 
@@ -135,10 +137,10 @@ pub struct Runtime {
     pub threads: usize,
     /// `provider`, `AKIDB_EMBEDDING_PROVIDER`: demanded; none: the best there is.
     pub provider: Option<ExecutionProvider>,
-    /// `device_ids`, `AKIDB_DEVICE_IDS` (`0,1`): GPUs that serve every model together; default the first.
+    /// `device_ids`, `AKIDB_DEVICE_IDS` (`0,1`): GPUs that serve every model together, all of one kind, at most 8; default the first.
     pub device_ids: Vec<u32>,
     /// `contexts`, `AKIDB_CONTEXTS`: execution contexts a GPU, each with a thread of its own, so that one batch is prepared and answered
-    /// while the GPU runs another; default 2.
+    /// while the GPU runs another; 1 to 16, default 2.
     pub contexts: usize,
     /// `cuda_graphs`, `AKIDB_CUDA_GRAPHS` (`1x16,1x32`): shapes of TensorRT engines that run as CUDA graphs; default these two.
     pub cuda_graphs: Vec<Shape>,
@@ -305,7 +307,7 @@ impl Source<'_> {
         section: &mut Section,
         (key, variable): (&'static str, &str),
         default: &str,
-        allowed: impl Fn(&T) -> bool,
+        (kind, allowed): (&str, impl Fn(&T) -> bool),
         most: usize,
     ) -> Vec<T> {
         let reader::Words(words) = self.get(section, key, variable).unwrap_or_else(|| reader::Words::of(default));
@@ -316,8 +318,8 @@ impl Source<'_> {
                     values.push(value);
                     continue;
                 }
-                Some(value) => format!("{value} is there twice"),
-                None => format!("`{word}` is not what it may hold, e.g. {default}"),
+                Some(value) => format!("{value} is there twice: name each once"),
+                None => format!("`{word}` is not {kind}, e.g. {default}"),
             };
             self.errors.add(format!("`{}` (`{variable}`): {problem}", section.path_of(key)));
         }
@@ -435,14 +437,16 @@ fn runtime(root: &mut Section, source: &mut Source<'_>) -> Runtime {
     let library: Option<PathBuf> = source.get(&mut it, "onnxruntime", "AKIDB_ONNXRUNTIME");
     let elsewhere = || source.env.get("ORT_DYLIB_PATH").filter(|it| !it.is_empty()).map(PathBuf::from);
     let onnxruntime = library.or_else(elsewhere).unwrap_or_else(|| "libonnxruntime.so".into());
+    let gpu_number = ("the number of a GPU, 0 to 63", |it: &u32| *it < 64);
+    let shape = ("a shape, BATCHxTOKENS", |_: &Shape| true);
     let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get) as u64;
     let runtime = Runtime {
         onnxruntime,
         threads: source.number(&mut it, ("threads", "AKIDB_THREADS"), cpus, 1..=1024) as usize,
         provider: source.get(&mut it, "provider", "AKIDB_EMBEDDING_PROVIDER"),
-        device_ids: source.list(&mut it, ("device_ids", "AKIDB_DEVICE_IDS"), "0", |id: &u32| *id < 64, MAX_DEVICES),
-        contexts: source.number(&mut it, ("contexts", "AKIDB_CONTEXTS"), 2, 1..=16) as usize,
-        cuda_graphs: source.list(&mut it, ("cuda_graphs", "AKIDB_CUDA_GRAPHS"), "1x16,1x32", |_: &Shape| true, MAX_GRAPHS),
+        device_ids: source.list(&mut it, ("device_ids", "AKIDB_DEVICE_IDS"), "0", gpu_number, MAX_DEVICES),
+        contexts: source.number(&mut it, ("contexts", "AKIDB_CONTEXTS"), 2, 1..=MAX_CONTEXTS as u64) as usize,
+        cuda_graphs: source.list(&mut it, ("cuda_graphs", "AKIDB_CUDA_GRAPHS"), "1x16,1x32", shape, MAX_GRAPHS),
         tf32: source.get(&mut it, "tf32", "AKIDB_TF32").unwrap_or(true),
     };
     it.finish(source.errors);

@@ -38,6 +38,7 @@ pub const PROBE_OUTCOMES: &[&str] = &["made", "shed", "failed", "dropped", "few"
 pub const FLUSH_REASONS: &[&str] = &["idle", "size", "tokens", "window", "unbatched"];
 
 const LANE: &[&str] = &["model", "model_version"];
+const MEMORY: &[&str] = &["memory"];
 
 /// 0.5 ms to 30 s in steps of 15 %, so that a change of 10 % moves a percentile by most of a bucket: 80 buckets.
 const LATENCY_STEP: f64 = 1.15;
@@ -67,8 +68,8 @@ struct Inner {
     swaps: IntCounterVec,
     fallbacks: IntCounterVec,
     evictions: IntCounterVec,
-    engine_memory: IntGauge,
-    engine_memory_limit: IntGauge,
+    engine_memory: IntGaugeVec,
+    engine_memory_limit: IntGaugeVec,
     cache_bytes: IntGauge,
     spool_windows: IntGauge,
     lost_observations: IntCounter,
@@ -194,8 +195,8 @@ impl Metrics {
             swaps: declare.counter("akidb_model_swaps_total", "Engines replaced while serving", LANE)?,
             fallbacks: declare.counter("akidb_provider_fallbacks_total", "Loads that fell back to another provider or artifact", LANE)?,
             evictions: declare.counter("akidb_model_evictions_total", "Engines that left memory for others", LANE)?,
-            engine_memory: declare.gauge("akidb_engine_memory_bytes", "Bytes of memory that loaded engines take")?,
-            engine_memory_limit: declare.gauge("akidb_engine_memory_limit_bytes", "Bytes of memory that they may take")?,
+            engine_memory: declare.gauges("akidb_engine_memory_bytes", "Bytes that loaded engines take, by kind of memory", MEMORY)?,
+            engine_memory_limit: declare.gauges("akidb_engine_memory_limit_bytes", "Bytes that they may take", MEMORY)?,
             cache_bytes: declare.gauge("akidb_artifact_cache_bytes", "Bytes of artifacts on disk")?,
             spool_windows: declare.gauge("akidb_telemetry_spool_windows", "Telemetry windows not yet acknowledged")?,
             lost_observations: declare.plain("akidb_telemetry_lost_observations_total", "Observations dropped before they were counted")?,
@@ -269,10 +270,10 @@ impl Metrics {
         self.inner.evictions.with_label_values(&[model, variant]).inc();
     }
 
-    /// Bytes of memory that loaded engines take, and may take.
-    pub fn set_engine_memory(&self, bytes: u64, limit: u64) {
-        self.inner.engine_memory.set(bytes as i64);
-        self.inner.engine_memory_limit.set(limit as i64);
+    /// Bytes that loaded engines take, and may take, of a kind of memory: `host`, or `gpu` for each GPU that serves.
+    pub fn set_engine_memory(&self, memory: &str, bytes: u64, limit: u64) {
+        self.inner.engine_memory.with_label_values(&[memory]).set(bytes as i64);
+        self.inner.engine_memory_limit.with_label_values(&[memory]).set(limit as i64);
     }
 
     /// Counts a fallback.

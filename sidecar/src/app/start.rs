@@ -25,7 +25,8 @@ use crate::lease::Leases;
 use crate::metrics::{Metrics, MetricsError};
 use crate::models::bundles::Bundles;
 use crate::models::entries::{self, DefaultRefused};
-use crate::models::{Machine, Models, Parts, memory};
+use crate::models::memory::Memory;
+use crate::models::{Machine, Models, Parts};
 use crate::telemetry::{Recorder, Spool, Telemetry, recorder};
 use crate::tokenizer::{TokenizerError, TokenizerPool};
 use crate::traces::{Traces, TracesError};
@@ -44,6 +45,9 @@ pub enum StartError {
         /// What is missing.
         why: String,
     },
+    /// GPUs that are not there, or that cannot serve together.
+    #[error("{0}")]
+    Devices(String),
     /// No ONNX Runtime.
     #[error("{0}: set `runtime.onnxruntime` (`AKIDB_ONNXRUNTIME`) to its library")]
     Runtime(EngineError),
@@ -118,7 +122,7 @@ pub(super) async fn build(mut config: Config, store: Option<Store>) -> Result<Ap
         threads: config.runtime.threads,
         machine: machine.clone(),
         gpu: gpu(&config),
-        memory_limit_bytes: config.models.memory_limit_bytes.unwrap_or_else(memory::default_limit),
+        memory: memory(&config, &machine),
         load_timeout: config.models.load_timeout,
     };
     #[cfg(feature = "tensorrt")]
@@ -218,6 +222,10 @@ fn machine(config: &Config) -> Result<Machine, StartError> {
     if let Some((provider, why)) = demanded.and_then(|it| Some((it, facts.refusal(it)?.to_owned()))) {
         return Err(StartError::Provider { provider, why });
     }
+    // Whoever names GPUs does not want the CPU in their place.
+    if let Some(why) = facts.wrong_devices(&devices) {
+        return Err(StartError::Devices(why));
+    }
     if demanded.is_none() && !facts.gpus.is_empty() {
         for (provider, why) in &facts.refused {
             tracing::warn!(provider, why, "a provider cannot serve here; others stand in");
@@ -242,6 +250,11 @@ fn gpu(config: &Config) -> GpuSpec {
     let it = &config.runtime;
     let (devices, contexts, cuda_graphs, tf32) = (it.device_ids.clone(), it.contexts, it.cuda_graphs.clone(), it.tf32);
     GpuSpec { devices, contexts, cuda_graphs, tf32, ..GpuSpec::default() }
+}
+
+fn memory(config: &Config, machine: &Machine) -> Memory {
+    let it = &config.models;
+    Memory::new(it.memory_limit_bytes, it.gpu_memory_limit_bytes, machine, config.runtime.contexts)
 }
 
 fn batching(config: &Config, machine: &Machine) -> BatcherConfig {

@@ -249,6 +249,11 @@ impl<L: Clone + Eq> Policy<L> {
         !self.config.enabled || self.lanes.iter().filter(|it| it.key == *lane).any(|it| it.texts <= texts || full(it))
     }
 
+    /// The engine of each lane, and whether it should run now rather than wait for its window.
+    pub fn lanes(&self, now: Instant) -> impl Iterator<Item = (EngineId, bool)> {
+        self.lanes.iter().map(move |it| (it.engine, self.reason(it, now).is_ok()))
+    }
+
     /// A batch of so many tokens failed; its time says nothing of the next one.
     pub fn failed(&mut self, tokens: u64) {
         self.running = self.running.saturating_sub(tokens);

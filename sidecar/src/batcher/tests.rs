@@ -152,6 +152,19 @@ async fn texts_come_back_in_order_and_padding_is_masked() {
 }
 
 #[tokio::test]
+async fn tensorrt_provider_test_a_number_of_workers_that_cannot_be_is_refused_by_name() {
+    let (telemetry, _observations) = Telemetry::channel(Clock::start());
+    for workers in [0, MAX_WORKERS + 1] {
+        let config = BatcherConfig { workers, ..BatcherConfig::default() };
+        let error = Batcher::start(config, &telemetry, &Metrics::new().unwrap()).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("{workers} threads for batches; 1 to 128 can be")) && error.contains("`runtime.contexts`"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_deadline_does_not_wait_for_the_engine() {
     let rig = Rig::start(BatcherConfig::default()).await;
     let asked = Instant::now();

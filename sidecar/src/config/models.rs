@@ -9,6 +9,9 @@ use super::Source;
 use super::reader::Section;
 use super::reference::{self, DefaultModel};
 
+/// A limit of memory may be, in bytes.
+const LIMIT: std::ops::RangeInclusive<u64> = 1 << 20..=1 << 50;
+
 /// `[embedding.models]`: what to serve without a control plane, or beside it.
 #[derive(Debug, Clone, Default)]
 pub struct Models {
@@ -17,6 +20,9 @@ pub struct Models {
     /// `memory_limit_bytes`, `AKIDB_MEMORY_LIMIT_BYTES`: most memory that loaded engines take together; default half of what the container
     /// (cgroup) may use, or of the machine.
     pub memory_limit_bytes: Option<u64>,
+    /// `gpu_memory_limit_bytes`, `AKIDB_GPU_MEMORY_LIMIT_BYTES`: most memory that they take together on a GPU; default three quarters of the
+    /// smallest of `runtime.device_ids`.
+    pub gpu_memory_limit_bytes: Option<u64>,
     /// `load_timeout_ms`, `AKIDB_LOAD_TIMEOUT_MS`: longest that an engine may take from its files to its proof; default 120,000.
     pub load_timeout: Duration,
     /// `[[available]]`
@@ -54,19 +60,13 @@ impl Entry {
 pub(crate) fn read(embedding: &mut Section, source: &mut Source<'_>) -> Models {
     let mut table = embedding.table("models", source.errors);
     let from_file: Option<String> = table.key("default", source.errors);
-    let limit: Option<u64> = source.get(&mut table, "memory_limit_bytes", "AKIDB_MEMORY_LIMIT_BYTES");
-    if let Some(bad) = limit.filter(|it| !(1 << 20..=1 << 50).contains(it)) {
-        source.errors.add(format!(
-            "`{}` (`AKIDB_MEMORY_LIMIT_BYTES`): {bad} is not in 1048576..={}",
-            table.path_of("memory_limit_bytes"),
-            1u64 << 50
-        ));
-    }
+    let memory_limit_bytes = source.optional(&mut table, ("memory_limit_bytes", "AKIDB_MEMORY_LIMIT_BYTES"), LIMIT);
+    let gpu_memory_limit_bytes = source.optional(&mut table, ("gpu_memory_limit_bytes", "AKIDB_GPU_MEMORY_LIMIT_BYTES"), LIMIT);
     let load_timeout = source.number(&mut table, ("load_timeout_ms", "AKIDB_LOAD_TIMEOUT_MS"), 120_000, 100..=3_600_000);
     let available: Vec<Entry> = table.tables("available", source.errors).into_iter().filter_map(|it| entry(it, source)).collect();
     table.finish(source.errors);
     let default = reference::choose(from_file.as_deref(), source, &available);
-    Models { default, memory_limit_bytes: limit, load_timeout: Duration::from_millis(load_timeout), available }
+    Models { default, memory_limit_bytes, gpu_memory_limit_bytes, load_timeout: Duration::from_millis(load_timeout), available }
 }
 
 fn entry(mut it: Section, source: &mut Source<'_>) -> Option<Entry> {

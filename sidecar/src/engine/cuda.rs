@@ -33,6 +33,7 @@ const SLEEP_FROM: Duration = Duration::from_micros(400);
 const NO_DEVICE: Code = 100;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
+const INTEGRATED: c_int = 18;
 
 /// Declares the calls that are looked up in the library.
 macro_rules! calls {
@@ -127,6 +128,7 @@ pub(super) struct Described {
     pub(super) uuid: String,
     pub(super) memory_bytes: u64,
     pub(super) compute_capability: String,
+    pub(super) integrated: bool,
 }
 
 /// The newest CUDA version that the driver can serve, and its GPUs.
@@ -156,7 +158,8 @@ pub(super) fn describe() -> Result<(String, Vec<Described>), String> {
         // SAFETY: the driver ended the text within the array.
         let name = unsafe { CStr::from_ptr(name.as_ptr()) }.to_string_lossy().into_owned();
         let compute_capability = format!("{}.{}", attribute(MAJOR)?, attribute(MINOR)?);
-        found.push(Described { name, uuid: format_uuid(uuid), memory_bytes: bytes as u64, compute_capability });
+        let integrated = attribute(INTEGRATED)? != 0;
+        found.push(Described { name, uuid: format_uuid(uuid), memory_bytes: bytes as u64, compute_capability, integrated });
     }
     Ok((format!("{}.{}", version / 1_000, version % 1_000 / 10), found))
 }

@@ -39,6 +39,9 @@ pub struct Gpu {
     pub compute_capability: String,
     /// Memory in all.
     pub memory_bytes: u64,
+    /// It has none of its own: what it takes is the host's.
+    #[serde(default)]
+    pub integrated: bool,
 }
 
 impl Facts {
@@ -71,23 +74,58 @@ impl Facts {
         self.refused.entry(provider.to_string()).or_insert_with(|| why.into());
     }
 
-    /// Engines of one model run on `devices` alike, so each must be there and all must be of one kind.
-    pub fn check_devices(&mut self, devices: &[u32]) {
+    /// Engines of one model run on `devices` alike, so each must be there and all must be of one kind. Says what is wrong with them, and the
+    /// way out; a machine without any GPU has its own reasons.
+    pub fn wrong_devices(&self, devices: &[u32]) -> Option<String> {
+        if self.gpus.is_empty() {
+            return None;
+        }
         let missing = devices.iter().find(|it| !self.gpus.iter().any(|gpu| gpu.index == **it));
         let of = |index: &u32| self.gpus.iter().find(|it| it.index == *index).map(|it| it.compute_capability.as_str());
         let mut kinds: Vec<&str> = devices.iter().filter_map(of).collect();
+        kinds.sort_unstable();
         kinds.dedup();
-        let why = match missing {
+        let names = "`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names";
+        match missing {
             Some(missing) => {
                 let there = self.gpus.iter().map(|it| it.index.to_string()).collect::<Vec<_>>().join(", ");
-                format!("`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names GPU {missing}; there are: {there}")
+                Some(format!("{names} GPU {missing}; there are: {there}. Name those, or none for the first"))
             }
-            None if kinds.len() < 2 => return,
-            None => format!("`runtime.device_ids` (`AKIDB_DEVICE_IDS`) names GPUs of compute capabilities {}", kinds.join(" and ")),
-        };
-        self.refuse(ExecutionProvider::TensorRt, why.clone());
-        self.refuse(ExecutionProvider::Cuda, why);
+            None if kinds.len() < 2 => None,
+            None => Some(format!("{names} GPUs of compute capabilities {}. Name GPUs of one kind", kinds.join(" and "))),
+        }
     }
+
+    /// Notes what is wrong with `devices` as the reason why no GPU serves.
+    pub fn check_devices(&mut self, devices: &[u32]) {
+        if let Some(why) = self.wrong_devices(devices) {
+            self.refuse(ExecutionProvider::TensorRt, why.clone());
+            self.refuse(ExecutionProvider::Cuda, why);
+        }
+    }
+}
+
+/// Memory that an engine needs on a GPU beside its weights, at least.
+const SPARE_BYTES: u64 = 256 << 20;
+
+/// What an engine needs on each of its GPUs, at least: its weights in each context, and what the library takes beside them.
+pub fn engine_bytes(weights: u64, contexts: usize) -> u64 {
+    weights * contexts.max(1) as u64 + SPARE_BYTES
+}
+
+/// Bytes of a GPU that are in use, by whomever; none where the driver does not say. The first call makes the GPU's context.
+#[cfg(not(feature = "tensorrt"))]
+pub fn used_bytes(index: u32) -> Option<u64> {
+    let _ = index;
+    None
+}
+
+/// Bytes of a GPU that are in use, by whomever; none where the driver does not say. The first call makes the GPU's context.
+#[cfg(feature = "tensorrt")]
+pub fn used_bytes(index: u32) -> Option<u64> {
+    let memory = super::cuda::Gpu::open(index).and_then(|it| it.memory());
+    let (free, total) = memory.inspect_err(|error| tracing::debug!(index, error, "a GPU's memory cannot be read")).ok()?;
+    Some(total.saturating_sub(free))
 }
 
 /// Looks at the machine. `library` is ONNX Runtime's, which is loaded already.
@@ -112,6 +150,7 @@ pub fn detect(library: &Path, devices: &[u32]) -> Facts {
                 name: it.name,
                 compute_capability: it.compute_capability,
                 memory_bytes: it.memory_bytes,
+                integrated: it.integrated,
             };
             facts.gpus = gpus.into_iter().enumerate().map(gpu).collect();
         }
@@ -167,7 +206,7 @@ mod tests {
 
     fn gpu(index: u32, compute_capability: &str) -> Gpu {
         let (uuid, name) = (format!("GPU-{index}"), "NVIDIA H100 80GB HBM3".into());
-        Gpu { index, uuid, name, compute_capability: compute_capability.into(), memory_bytes: 85_520_809_984 }
+        Gpu { index, uuid, name, compute_capability: compute_capability.into(), memory_bytes: 85_520_809_984, integrated: false }
     }
 
     #[test]
@@ -177,10 +216,12 @@ mod tests {
         assert_eq!(facts.usable(), ExecutionProvider::ALL);
         let mut missing = facts.clone();
         missing.check_devices(&[0, 2]);
-        assert!(missing.refusal(ExecutionProvider::Cuda).is_some_and(|it| it.contains("GPU 2; there are: 0, 1")));
+        assert!(missing.refusal(ExecutionProvider::Cuda).is_some_and(|it| it.contains("GPU 2; there are: 0, 1. Name those")));
         assert_eq!(missing.usable(), [ExecutionProvider::Cpu]);
         facts.check_devices(&[0, 1]);
-        assert!(facts.refusal(ExecutionProvider::TensorRt).is_some_and(|it| it.contains("9.0 and 8.9")));
+        assert!(facts.refusal(ExecutionProvider::TensorRt).is_some_and(|it| it.contains("8.9 and 9.0. Name GPUs of one kind")));
+        assert_eq!(facts.wrong_devices(&[1]), None);
+        assert_eq!(Facts::cpu_only("no driver").wrong_devices(&[0, 7]), None, "who has no GPU is told that");
     }
 
     #[test]

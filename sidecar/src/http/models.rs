@@ -56,8 +56,10 @@ struct VariantEntry {
     progress: f64,
     /// Of the artifact chosen; empty while none fits.
     digest: String,
-    /// Memory that its engine takes; null while it is not loaded.
+    /// Memory of the host that its engine takes, of both where CPU and GPU share theirs; null while it is not loaded.
     memory_bytes: Option<u64>,
+    /// Memory that it takes on each GPU that serves; null while it is not loaded.
+    gpu_memory_bytes: Option<u64>,
     /// RFC 3339; null while it is not loaded.
     loaded_at: Option<String>,
     /// Of a failure or a fallback.
@@ -99,6 +101,7 @@ fn variant(variant: &Variant) -> VariantEntry {
         progress: progress(variant.state),
         digest: variant.digest.clone(),
         memory_bytes: loaded.map(|it| it.residence.memory_bytes),
+        gpu_memory_bytes: loaded.map(|it| it.residence.gpu_memory_bytes),
         loaded_at: loaded.map(|it| rfc3339(it.loaded_at_ns)),
         reason: variant.reason.clone(),
     }

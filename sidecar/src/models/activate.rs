@@ -12,8 +12,9 @@ use akidb_domain::vocabulary::{ExecutionProvider, FileRole, Precision, TargetPro
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::budget::Bytes;
 use super::marker::Markers;
-use super::memory;
+use super::memory::{Memory, Reading};
 use super::owner::RoomAsk;
 use super::plan::Machine;
 use super::proof::{Proof, Proven};
@@ -49,8 +50,8 @@ pub struct Parts {
     pub machine: Machine,
     /// How engines use its GPUs.
     pub gpu: GpuSpec,
-    /// Most memory that engines may take together.
-    pub memory_limit_bytes: u64,
+    /// The memory that engines share.
+    pub memory: Memory,
     /// Longest that a load, its warm-up and its proof may take.
     pub load_timeout: Duration,
 }
@@ -66,6 +67,13 @@ pub(crate) struct Live {
     pub(crate) residence: Arc<Residence>,
     /// Keeps the files in the cache.
     _files: View,
+}
+
+impl Live {
+    /// What it takes.
+    pub(crate) fn bytes(&self) -> Bytes {
+        Bytes { host: self.residence.memory_bytes, gpu: self.residence.gpu_memory_bytes }
+    }
 }
 
 /// An artifact to bring up.
@@ -171,7 +179,7 @@ impl Job {
         let _unprobed = parts.batcher.hold_probes();
         tell(VariantState::Loading);
         let mark = Mark::begin(markers, &self.artifact.digest).map_err(|e| self.load_error(format!("activation marker: {e}")))?;
-        let before = memory::resident();
+        let before = self.memory(parts).await;
         let until = Instant::now() + parts.load_timeout;
         let proven = timeout_at(until, self.prove(parts, &files.folder, around.beside)).await;
         let (engine, tokenizer) = proven.map_err(|_| ActivationError::Slow { artifact: self.name(), limit: parts.load_timeout })??;
@@ -180,9 +188,17 @@ impl Job {
         let budget = parts.batcher.learn_budget(engine, family, self.card.max_tokens as usize).await;
         tracing::info!(artifact = self.name(), max_batch_tokens = budget, "proven");
         drop(mark);
-        let bytes = memory::footprint(&self.artifact, before, memory::resident());
-        let residence = Arc::new(Residence::new(bytes, parts.clock.now_ns()));
+        let (memory, after) = (&parts.memory, self.memory(parts).await);
+        let Bytes { host, gpu } = memory.footprint(memory.estimate(&self.artifact, self.provider), self.provider, &before, &after);
+        let residence = Arc::new(Residence::new(host, gpu, parts.clock.now_ns()));
         Ok(Live { tokenizer, provider: self.provider, engine, loaded_at_ns: parts.clock.now_ns(), residence, _files: files })
+    }
+
+    /// What is in use now; on a thread that may block.
+    async fn memory(&self, parts: &Parts) -> Reading {
+        let (memory, provider) = (parts.memory.clone(), self.provider);
+        // A reading that panicked says nothing, and the estimate holds.
+        tokio::task::spawn_blocking(move || memory.read(provider)).await.unwrap_or_default()
     }
 
     /// Loads the engine, runs its reference texts and compares.

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::activate::{ActivationError, Job, Live, Parts, Surroundings, Turns};
+use super::budget::Bytes;
 use super::demand::Want;
 use super::last_good::{Good, LastGood};
 use super::marker::Markers;
@@ -50,8 +51,8 @@ pub(crate) struct Owner {
     last_good: LastGood,
     jobs: JoinSet<(String, Result<Live, ActivationError>)>,
     /// Each ends with the bytes that it freed.
-    drains: JoinSet<u64>,
-    leaving: u64,
+    drains: JoinSet<Bytes>,
+    leaving: Bytes,
     news: (mpsc::Sender<News>, mpsc::Receiver<News>),
     wants: mpsc::Receiver<Want>,
     rooms: mpsc::Receiver<RoomAsk>,
@@ -74,7 +75,7 @@ impl Owner {
             last_good,
             jobs: JoinSet::new(),
             drains: JoinSet::new(),
-            leaving: 0,
+            leaving: Bytes::default(),
             news: mpsc::channel(NEWS),
             wants,
             rooms: asks,
@@ -98,7 +99,7 @@ impl Owner {
                 Some(ask) = self.rooms.recv() => self.ask_room(ask),
                 Some((digest, state)) = self.news.1.recv() => self.progress(&digest, state),
                 Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => if let Ok((digest, outcome)) = done { self.finish(&digest, outcome) },
-                Some(freed) = self.drains.join_next(), if !self.drains.is_empty() => self.drained(freed.unwrap_or(0)),
+                Some(freed) = self.drains.join_next(), if !self.drains.is_empty() => self.drained(freed.unwrap_or_default()),
                 () = retry => self.retry(),
                 () = look => self.give_rooms(),
             }
@@ -138,7 +139,8 @@ impl Owner {
     /// Makes sure that an artifact is on its way.
     fn ensure(&mut self, job: &Job) {
         if !self.slots.contains_key(&job.artifact.digest) {
-            self.slots.insert(job.artifact.digest.clone(), Slot::new(job.clone()));
+            let estimate = self.parts.memory.estimate(&job.artifact, job.provider);
+            self.slots.insert(job.artifact.digest.clone(), Slot::new(job.clone(), estimate));
             self.start(&job.artifact.digest);
         }
     }
@@ -173,7 +175,8 @@ impl Owner {
             Err(why) => return drop(reply.send(Err(why))),
         };
         let digest = job.artifact.digest.clone();
-        let slot = self.slots.entry(digest.clone()).or_insert_with(|| Slot::new(job));
+        let estimate = self.parts.memory.estimate(&job.artifact, job.provider);
+        let slot = self.slots.entry(digest.clone()).or_insert_with(|| Slot::new(job, estimate));
         slot.asked = true;
         if slot.live.is_some() {
             drop(reply.send(Ok(())));
@@ -208,8 +211,9 @@ impl Owner {
         let told = outcome.as_ref().map(|_| ()).map_err(ToString::to_string);
         match outcome {
             Ok(live) => {
-                let bytes = live.residence.memory_bytes;
-                tracing::info!(model = slot.job.card.name, variant = slot.job.variant, digest, memory_bytes = bytes, "ready");
+                let bytes = live.bytes();
+                let (memory_bytes, gpu_memory_bytes) = (bytes.host, bytes.gpu);
+                tracing::info!(model = slot.job.card.name, variant = slot.job.variant, digest, memory_bytes, gpu_memory_bytes, "ready");
                 (slot.state, slot.reason, slot.measured) = (VariantState::Ready, String::new(), Some(bytes));
                 slot.live = Some(Arc::new(live));
                 slot.backoff.reset();
@@ -249,8 +253,8 @@ impl Owner {
 
     /// Lets an engine go once the work queued for it is done.
     fn drain(&mut self, live: &Live) {
-        let (batcher, engine, bytes) = (self.parts.batcher.clone(), live.engine, live.residence.memory_bytes);
-        self.leaving += bytes;
+        let (batcher, engine, bytes) = (self.parts.batcher.clone(), live.engine, live.bytes());
+        self.leaving = self.leaving + bytes;
         self.drains.spawn(async move {
             batcher.remove(engine).await;
             bytes

@@ -247,4 +247,4 @@ fn stands_in(refused: &str, provider: ExecutionProvider, artifact: &ServedArtifa
 
 #[cfg(test)]
 #[path = "plan_tests.rs"]
-mod tests;
+pub(super) mod tests;

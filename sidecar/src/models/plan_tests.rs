@@ -7,13 +7,14 @@ use super::*;
 use crate::engine::device::Gpu;
 
 /// What `akidb-sidecar devices` says of a machine with one H100 and TensorRT 10.6.
-pub(super) fn h100() -> Machine {
+pub(in crate::models) fn h100() -> Machine {
     let gpu = Gpu {
         index: 0,
         uuid: "GPU-5f3c1a52-0d67-4f0e-9a51-0d1f7f1f6a10".into(),
         name: "NVIDIA H100 80GB HBM3".into(),
         compute_capability: "9.0".into(),
         memory_bytes: 85_520_809_984,
+        integrated: false,
     };
     let facts = Facts { gpus: vec![gpu], tensorrt: Some("10.6.0".into()), cuda_driver: Some("13.0".into()), ..Facts::default() };
     Machine { facts, devices: vec![0], demanded: None }

@@ -8,7 +8,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::activate::{Job, Live};
-use super::memory;
+use super::budget::Bytes;
 use crate::backoff::Backoff;
 use crate::serving::VariantState;
 
@@ -24,16 +24,18 @@ pub(crate) struct Slot {
     pub(crate) retry_at: Option<Instant>,
     /// A request asked for it.
     pub(crate) asked: bool,
+    /// What it should take, from its files.
+    estimate: Bytes,
     /// Bytes promised to the load that runs.
-    pub(crate) granted: Option<u64>,
+    pub(crate) granted: Option<Bytes>,
     /// What it took when it was last loaded.
-    pub(crate) measured: Option<u64>,
+    pub(crate) measured: Option<Bytes>,
     /// Requests that wait for it.
     pub(crate) waiting: Vec<oneshot::Sender<Result<(), String>>>,
 }
 
 impl Slot {
-    pub(crate) fn new(job: Job) -> Self {
+    pub(crate) fn new(job: Job, estimate: Bytes) -> Self {
         let total = job.artifact.bytes();
         Self {
             state: VariantState::Pulling { done: 0, total },
@@ -44,6 +46,7 @@ impl Slot {
             backoff: Backoff::new(Duration::from_secs(5), Duration::from_mins(5)),
             retry_at: None,
             asked: false,
+            estimate,
             granted: None,
             measured: None,
             waiting: Vec::new(),
@@ -51,13 +54,13 @@ impl Slot {
     }
 
     /// What it takes, or will take.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.measured.unwrap_or_else(|| memory::estimate(&self.job.artifact))
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.measured.unwrap_or(self.estimate)
     }
 
     /// What counts against the budget now.
-    pub(crate) fn taken(&self) -> Option<u64> {
-        self.live.as_ref().map(|it| it.residence.memory_bytes).or(self.granted)
+    pub(crate) fn taken(&self) -> Option<Bytes> {
+        self.live.as_ref().map(|it| it.bytes()).or(self.granted)
     }
 
     /// Neither loaded nor on the way, for want of room.

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// What an engine takes, and who uses it; shared by every variant that it serves.
 #[derive(Debug, Default)]
 pub struct Residence {
-    /// Bytes of memory: measured when it was loaded, never less than its files.
+    /// Bytes of the host's memory, of both where CPU and GPU share theirs: measured when it was loaded, never less than its files.
     pub memory_bytes: u64,
+    /// Bytes of each GPU's own memory, measured likewise.
+    pub gpu_memory_bytes: u64,
     last_used_ns: AtomicU64,
     requests: AtomicU64,
 }
@@ -18,8 +20,8 @@ pub struct InUse(Arc<Residence>);
 
 impl Residence {
     /// A new engine counts as used now.
-    pub fn new(memory_bytes: u64, now_ns: u64) -> Self {
-        Self { memory_bytes, last_used_ns: now_ns.into(), requests: AtomicU64::new(0) }
+    pub fn new(memory_bytes: u64, gpu_memory_bytes: u64, now_ns: u64) -> Self {
+        Self { memory_bytes, gpu_memory_bytes, last_used_ns: now_ns.into(), requests: AtomicU64::new(0) }
     }
 
     /// A request begins; while it lives, the engine is not evicted.

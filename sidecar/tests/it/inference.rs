@@ -8,6 +8,7 @@ mod gpu;
 mod load;
 mod logs;
 mod openai;
+mod profile;
 mod tei;
 mod traces;
 mod vectors;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Key, Owner};
+use crate::models::budget::Bytes;
 use crate::models::last_good::Good;
 use crate::models::table;
 use crate::serving::{Serving, Variant, VariantState};
@@ -23,8 +24,12 @@ impl Owner {
         self.table.store(Arc::new(new));
         self.changed.send_modify(|it| *it += 1);
         self.collect(&in_use);
-        let memory = self.slots.values().filter_map(|it| it.live.as_ref()).map(|it| it.residence.memory_bytes).sum();
-        self.parts.metrics.set_engine_memory(memory, self.parts.memory_limit_bytes);
+        let (taken, limits) =
+            (self.slots.values().filter_map(|it| it.live.as_ref()).map(|it| it.bytes()).sum::<Bytes>(), self.parts.memory.limits);
+        self.parts.metrics.set_engine_memory("host", taken.host, limits.host);
+        if let Some(limit) = limits.gpu {
+            self.parts.metrics.set_engine_memory("gpu", taken.gpu, limit);
+        }
     }
 
     /// Notes which artifacts serve.

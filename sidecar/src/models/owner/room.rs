@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Owner;
-use crate::models::budget::{Ask, Tenant, Urgency, Verdict, judge};
+use crate::models::budget::{Ask, Bytes, Tenant, Urgency, Verdict, judge};
 use crate::serving::VariantState;
 
 /// Loads that may ask at a time; more wait in line.
@@ -37,8 +37,8 @@ impl Owner {
     }
 
     /// An engine is gone.
-    pub(super) fn drained(&mut self, freed: u64) {
-        self.leaving = self.leaving.saturating_sub(freed);
+    pub(super) fn drained(&mut self, freed: Bytes) {
+        self.leaving = self.leaving.less(freed);
         self.give_rooms();
         if self.asking.is_empty() {
             self.unpark();
@@ -61,9 +61,7 @@ impl Owner {
                     self.asking.push(Asking { ask, until });
                     continue;
                 }
-                Verdict::Wait if Instant::now() >= until => {
-                    Err(format!("every engine within the memory budget of {} bytes is in use", self.parts.memory_limit_bytes))
-                }
+                Verdict::Wait if Instant::now() >= until => Err(self.in_use(&ask.digest)),
                 waits => {
                     self.asking.push(Asking { ask, until });
                     if let Verdict::Evict(victims) = waits {
@@ -84,22 +82,22 @@ impl Owner {
     fn judge(&self, digest: &str) -> Verdict {
         let Some(slot) = self.slots.get(digest) else { return Verdict::Refuse("it is no longer wanted".into()) };
         let (urgency, bytes) = (self.urgency(digest), slot.bytes());
-        let ahead = if urgency == Urgency::Held { self.ahead_of(digest) } else { 0 };
+        let ahead = if urgency == Urgency::Held { self.ahead_of(digest) } else { Bytes::default() };
         let spare = self.takes_over(digest).then_some(slot.job.card.name.as_str());
-        let limit = self.parts.memory_limit_bytes;
-        let tenants = self.tenants();
-        let verdict = judge(limit, &tenants, self.leaving, &Ask { bytes, urgency, spare, ahead });
-        let used: u64 = tenants.iter().map(|it| it.bytes).sum();
-        if verdict == Verdict::Grant && used + bytes > limit {
-            tracing::warn!(
-                model = slot.job.card.name,
-                limit_bytes = limit,
-                used_bytes = used,
-                bytes,
-                "the default is loaded over the memory budget"
-            );
+        let (limits, tenants) = (self.parts.memory.limits, self.tenants());
+        let verdict = judge(&limits, &tenants, self.leaving, &Ask { bytes, urgency, spare, ahead });
+        let used: Bytes = tenants.iter().map(|it| it.bytes).sum();
+        if verdict == Verdict::Grant && !limits.missing(bytes, used + bytes).is_nothing() {
+            tracing::warn!(model = slot.job.card.name, ?limits, ?used, ?bytes, "the default is loaded over the memory budget");
         }
         verdict
+    }
+
+    /// Why a load that waited for others to be done goes without.
+    fn in_use(&self, digest: &str) -> String {
+        let bytes = self.slots.get(digest).map(super::Slot::bytes).unwrap_or_default();
+        let taken: Bytes = self.slots.values().filter_map(super::Slot::taken).sum();
+        self.parts.memory.limits.in_use(self.parts.memory.limits.missing(bytes, taken + self.leaving + bytes))
     }
 
     fn urgency(&self, digest: &str) -> Urgency {
@@ -119,7 +117,7 @@ impl Owner {
     }
 
     /// Bytes of more wanted engines that are still on their way.
-    fn ahead_of(&self, digest: &str) -> u64 {
+    fn ahead_of(&self, digest: &str) -> Bytes {
         let before = self.wanted().into_iter().filter_map(|(_, it)| it.choice.as_ref().ok()).map(|it| it.artifact.digest.as_str());
         let before: BTreeSet<&str> = before.take_while(|it| *it != digest).collect();
         let on_its_way = |it: &&&str| self.slots.get(**it).is_some_and(|it| it.running.is_some() && it.taken().is_none());
@@ -182,7 +180,8 @@ impl Owner {
                 model = slot.job.card.name,
                 variant = slot.job.variant,
                 digest,
-                memory_bytes = live.residence.memory_bytes,
+                memory_bytes = live.bytes().host,
+                gpu_memory_bytes = live.bytes().gpu,
                 "evicted"
             );
             self.parts.metrics.evicted(&slot.job.card.name, &slot.job.variant);
@@ -198,10 +197,11 @@ impl Owner {
 
     /// Loads held engines that had no room, if they have it now.
     fn unpark(&mut self) {
-        let used: u64 = self.slots.values().filter_map(super::Slot::taken).sum();
+        let taken = self.slots.values().filter_map(super::Slot::taken).sum::<Bytes>() + self.leaving;
+        let limits = self.parts.memory.limits;
         let parked: Vec<String> =
             self.wanted().into_iter().filter_map(|(_, it)| it.choice.as_ref().ok()).map(|it| it.artifact.digest.clone()).collect();
-        let fits = |it: &&super::Slot| it.is_parked() && used + self.leaving + it.bytes() <= self.parts.memory_limit_bytes;
+        let fits = |it: &&super::Slot| it.is_parked() && limits.missing(it.bytes(), taken + it.bytes()).is_nothing();
         let next = parked.into_iter().find(|it| self.slots.get(it).as_ref().is_some_and(fits));
         if let Some(digest) = next {
             self.start(&digest);

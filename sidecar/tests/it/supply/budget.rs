@@ -74,7 +74,16 @@ fn five_models_answer_within_a_budget_for_three() {
         assert!(Instant::now() < settled, "{}", program.models());
         std::thread::sleep(Duration::from_millis(50));
     }
-    println!("{}", program.models());
+    let models = program.models();
+    println!("{models}");
+    let first = &models["models"][0]["variants"][0];
+    assert!(first["memory_bytes"].as_u64().is_some_and(|it| it > 100_000_000) && first["gpu_memory_bytes"] == 0, "{first}");
+    // No GPU, no budget of one.
+    let kinds = program.metrics();
+    assert!(
+        kinds.contains(&format!("akidb_engine_memory_limit_bytes{{memory=\"host\"}} {THREE}")) && !kinds.contains("memory=\"gpu\""),
+        "{kinds}"
+    );
 
     let stop = Arc::new(AtomicBool::new(false));
     let quiet = hammer(&program.base, stop.clone());

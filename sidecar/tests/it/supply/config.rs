@@ -140,10 +140,38 @@ fn tensorrt_provider_test_gpus_are_named_in_the_file_or_in_variables() {
     assert_eq!((usual.runtime.device_ids, usual.runtime.cuda_graphs.len(), usual.batching.max_queued_texts), (vec![0], 2, None));
     let told = parse("[runtime]\ndevice_ids = [0, 0]\ncontexts = 17\ncuda_graphs = [\"1x\", \"1x16\"]\n", &[]).unwrap_err().join("\n");
     for expected in [
-        "`runtime.device_ids` (`AKIDB_DEVICE_IDS`): 0 is there twice",
+        "`runtime.device_ids` (`AKIDB_DEVICE_IDS`): 0 is there twice: name each once",
         "`runtime.contexts` (`AKIDB_CONTEXTS`): 17 is not in 1..=16",
-        "`runtime.cuda_graphs` (`AKIDB_CUDA_GRAPHS`): `1x` is not what it may hold, e.g. 1x16,1x32",
+        "`runtime.cuda_graphs` (`AKIDB_CUDA_GRAPHS`): `1x` is not a shape, BATCHxTOKENS, e.g. 1x16,1x32",
     ] {
         assert!(told.contains(expected), "`{expected}` is not in\n{told}");
     }
+    let told = parse("[runtime]\ndevice_ids = [64, \"gpu0\"]\ncontexts = 0\n", &[]).unwrap_err().join("\n");
+    for expected in [
+        "`runtime.device_ids` (`AKIDB_DEVICE_IDS`): `64` is not the number of a GPU, 0 to 63, e.g. 0",
+        "`runtime.device_ids` (`AKIDB_DEVICE_IDS`): `gpu0` is not the number of a GPU, 0 to 63, e.g. 0",
+        "`runtime.contexts` (`AKIDB_CONTEXTS`): 0 is not in 1..=16",
+    ] {
+        assert!(told.contains(expected), "`{expected}` is not in\n{told}");
+    }
+    let told = parse("[runtime]\n", &[("AKIDB_DEVICE_IDS", "0,1,2,3,4,5,6,7,8")]).unwrap_err().join("\n");
+    assert!(told.contains("(`AKIDB_DEVICE_IDS`): 9 values; at most 8 are allowed"), "{told}");
+}
+
+#[test]
+fn tensorrt_provider_test_memory_is_limited_by_kind() {
+    let served = "[[embedding.models.available]]\nname = \"m\"\npath = \"m\"\n";
+    let limits = |text: &str, env: &[(&str, &str)]| {
+        let models = parse(&format!("{text}{served}"), env).unwrap().models;
+        (models.memory_limit_bytes, models.gpu_memory_limit_bytes)
+    };
+    assert_eq!(limits("", &[]), (None, None));
+    assert_eq!(limits("[embedding.models]\ngpu_memory_limit_bytes = 40_000_000_000\n", &[]), (None, Some(40_000_000_000)));
+    assert_eq!(
+        limits("", &[("AKIDB_GPU_MEMORY_LIMIT_BYTES", "2097152"), ("AKIDB_MEMORY_LIMIT_BYTES", "1048576")]),
+        (Some(1 << 20), Some(2 << 20))
+    );
+    let told = parse("[embedding.models]\ngpu_memory_limit_bytes = 40\n", &[]).unwrap_err().join("\n");
+    let expected = "`embedding.models.gpu_memory_limit_bytes` (`AKIDB_GPU_MEMORY_LIMIT_BYTES`): 40 is not in 1048576..=1125899906842624";
+    assert!(told.contains(expected), "{told}");
 }

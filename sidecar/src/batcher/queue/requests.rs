@@ -1,0 +1,244 @@
+//! From a request's texts to its answer.
+//!
+//! Enters: work, batches that were cut and what became of them. Leaves: batches with their tokens, answers. Never: a request lost or answered
+//! twice.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::steps::Wakes;
+use super::{LaneKey, Queue, State};
+use crate::batcher::policy::{Ask, Cut};
+use crate::batcher::probes::Pair;
+use crate::batcher::{BatchError, Embedded, Work};
+use crate::metrics::LaneMetrics;
+use crate::traces::TraceLink;
+
+pub(super) type Answer = Result<Embedded, BatchError>;
+
+/// A batch of requests, taken out of the queue.
+pub(in crate::batcher) struct Batch {
+    pub(in crate::batcher) cut: Cut<LaneKey>,
+    /// Token ids, in the order of `cut.items`.
+    pub(in crate::batcher) texts: Vec<Vec<u32>>,
+    pub(in crate::batcher) metrics: Option<Arc<LaneMetrics>>,
+    /// Spans of its requests that are traced.
+    pub(in crate::batcher) links: Vec<TraceLink>,
+    /// The engines of its experiment, if it may be probed.
+    pub(in crate::batcher) probe: Option<Arc<Pair>>,
+}
+
+/// How a batch went.
+pub(in crate::batcher) struct Outcome {
+    pub(in crate::batcher) from: Instant,
+    pub(in crate::batcher) to: Instant,
+    /// The device's own time.
+    pub(in crate::batcher) busy: Duration,
+    pub(in crate::batcher) tokens: u64,
+    pub(in crate::batcher) padded_tokens: u64,
+    /// One a text, in the order of the batch.
+    pub(in crate::batcher) vectors: Vec<Result<Vec<f32>, Arc<str>>>,
+}
+
+/// A request on its way.
+pub(super) struct Pending {
+    pub(super) key: LaneKey,
+    texts: Vec<Vec<u32>>,
+    vectors: Vec<Vec<f32>>,
+    left: usize,
+    submitted: Instant,
+    started: bool,
+    engine: Duration,
+    share_ns: u64,
+    metrics: Arc<LaneMetrics>,
+    trace: Option<TraceLink>,
+    probe: Option<Arc<Pair>>,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// A request's place; dropping it gives the place up.
+pub(in crate::batcher) struct Ticket {
+    queue: Option<Arc<Queue>>,
+    request: u64,
+}
+
+impl Ticket {
+    /// It has no place any more: the answer is there.
+    pub(in crate::batcher) fn answered(mut self) {
+        self.queue = None;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.queue {
+            queue.leave(self.request);
+        }
+    }
+}
+
+impl Queue {
+    /// Takes a request in, if there is room.
+    pub(in crate::batcher) fn push(self: &Arc<Self>, work: Work, now: Instant) -> Result<(Ticket, oneshot::Receiver<Answer>), BatchError> {
+        let metrics = self.metrics.lane(&work.lane.model, &work.lane.variant);
+        let (answer, answered) = oneshot::channel();
+        let mut state = self.lock();
+        let (request, wakes) = state.enter(work, metrics, answer, now)?;
+        let interrupt = state.interrupt.take();
+        drop(state);
+        if let Some(interrupt) = interrupt {
+            interrupt();
+        }
+        self.wake(wakes);
+        Ok((Ticket { queue: Some(self.clone()), request }, answered))
+    }
+
+    /// What of a request still waits is dropped; what runs is thrown away when it is done.
+    fn leave(&self, request: u64) {
+        let mut state = self.lock();
+        if let Some(pending) = state.pending.remove(&request) {
+            state.policy.remove(request);
+            state.show_depth(&pending);
+            // An engine may have been waiting for its last request to leave.
+            if !state.removals.is_empty() {
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// A batch is done: those whose last text was in it are answered.
+    pub(in crate::batcher) fn finish(&self, batch: &Batch, outcome: Outcome) {
+        let mut state = self.lock();
+        let took = outcome.to.saturating_duration_since(outcome.from);
+        if outcome.vectors.iter().all(Result::is_ok) {
+            state.policy.finished(batch.cut.engine, outcome.tokens, outcome.padded_tokens, took);
+        } else {
+            state.policy.failed(outcome.tokens);
+        }
+        for (item, vector) in batch.cut.items.iter().zip(&outcome.vectors) {
+            if let Err(cause) = vector {
+                state.fail(item.request, cause);
+            }
+        }
+        state.deliver(batch, outcome.vectors, outcome.busy, outcome.tokens);
+        if !state.removals.is_empty() || state.closing.is_some() {
+            self.changed.notify_all();
+        }
+        Self::answer(state);
+    }
+}
+
+impl State {
+    /// A request comes in; whom that wakes.
+    pub(super) fn enter(
+        &mut self,
+        work: Work,
+        metrics: Arc<LaneMetrics>,
+        answer: oneshot::Sender<Answer>,
+        now: Instant,
+    ) -> Result<(u64, Wakes), BatchError> {
+        let lengths: Vec<u32> = work.texts.iter().map(|it| it.len() as u32).collect();
+        let key = LaneKey { lane: work.lane, engine: work.engine };
+        if self.closing.is_some() {
+            return Err(BatchError::Closed);
+        }
+        if !self.engines.contains_key(&work.engine) {
+            return Err(BatchError::Gone);
+        }
+        let within = work.deadline.saturating_duration_since(now);
+        self.policy.admit(work.engine, &lengths, within).map_err(|retry_after| BatchError::QueueFull { retry_after })?;
+        let request = self.next_request;
+        self.next_request += 1;
+        let texts = work.texts.len();
+        let pending = Pending {
+            key: key.clone(),
+            vectors: vec![Vec::new(); texts],
+            left: texts,
+            texts: work.texts,
+            submitted: now,
+            started: false,
+            engine: Duration::ZERO,
+            share_ns: 0,
+            metrics,
+            trace: work.trace,
+            probe: work.probe,
+            answer,
+        };
+        pending.metrics.queue_depth.add(pending.left as i64);
+        self.pending.insert(request, pending);
+        self.policy.push(now, Ask { request, lane: key.clone(), engine: work.engine, app: work.app, lengths, deadline: work.deadline });
+        Ok((request, self.wakes(&key, texts)))
+    }
+
+    pub(super) fn take(&mut self, cut: Cut<LaneKey>, now: Instant) -> Batch {
+        let mut texts = Vec::with_capacity(cut.items.len());
+        let mut metrics: Option<Arc<LaneMetrics>> = None;
+        let (mut links, mut probe) = (BTreeMap::new(), None);
+        for item in &cut.items {
+            let Some(pending) = self.pending.get_mut(&item.request) else {
+                texts.push(Vec::new());
+                continue;
+            };
+            if !pending.started {
+                pending.started = true;
+                pending.metrics.batch_wait.observe(now.saturating_duration_since(pending.submitted).as_secs_f64());
+            }
+            texts.push(std::mem::take(&mut pending.texts[item.text]));
+            probe.clone_from(&pending.probe);
+            if let Some(link) = &pending.trace {
+                links.entry(item.request).or_insert_with(|| link.clone());
+            }
+            metrics.get_or_insert_with(|| pending.metrics.clone());
+        }
+        if let Some(metrics) = &metrics {
+            metrics.queue_depth.set(self.policy.waiting_in(&cut.lane) as i64);
+        }
+        Batch { cut, texts, metrics, links: links.into_values().collect(), probe }
+    }
+
+    fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Vec<f32>, Arc<str>>>, took: Duration, tokens: u64) {
+        let mut requests: HashMap<u64, u64> = HashMap::new();
+        for (item, vector) in batch.cut.items.iter().zip(vectors) {
+            let (Some(pending), Ok(vector)) = (self.pending.get_mut(&item.request), vector) else { continue };
+            pending.vectors[item.text] = vector;
+            pending.left -= 1;
+            *requests.entry(item.request).or_default() += u64::from(item.tokens);
+        }
+        let now = Instant::now();
+        for (request, own) in requests {
+            let Some(pending) = self.pending.get_mut(&request) else { continue };
+            pending.engine += took;
+            pending.share_ns += (took.as_nanos() * u128::from(own) / u128::from(tokens.max(1))) as u64;
+            if pending.left == 0 {
+                self.answer(request, |it| Ok(it.embedded(now)));
+            }
+        }
+    }
+
+    fn fail(&mut self, request: u64, cause: &str) {
+        self.policy.remove(request);
+        self.answer(request, |_| Err(BatchError::Engine(cause.to_owned())));
+    }
+
+    pub(super) fn answer(&mut self, request: u64, answer: impl FnOnce(&mut Pending) -> Answer) {
+        if let Some(mut pending) = self.pending.remove(&request) {
+            let answer = answer(&mut pending);
+            self.show_depth(&pending);
+            self.outbox.push((pending.answer, answer));
+        }
+    }
+
+    fn show_depth(&self, pending: &Pending) {
+        pending.metrics.queue_depth.set(self.policy.waiting_in(&pending.key) as i64);
+    }
+}
+
+impl Pending {
+    fn embedded(&mut self, now: Instant) -> Embedded {
+        let queue = now.saturating_duration_since(self.submitted).saturating_sub(self.engine);
+        Embedded { vectors: std::mem::take(&mut self.vectors), queue, engine: self.engine, engine_share_ns: self.share_ns }
+    }
+}
