@@ -132,7 +132,16 @@ impl Rig {
             residence: Arc::default(),
         };
         let (precision, loaded) = (loaded.precision, Some(Arc::new(loaded)));
-        Variant { version: "1".into(), name: name.into(), precision, digest, state: VariantState::Ready, reason: String::new(), loaded }
+        Variant {
+            version: "1".into(),
+            name: name.into(),
+            precision,
+            digest,
+            state: VariantState::Ready,
+            reason: String::new(),
+            lent: false,
+            loaded,
+        }
     }
 
     /// A variant with an engine of the test's own.
