@@ -172,12 +172,12 @@ pub fn run(arguments: &BuildEngine) -> Result<()> {
     let source = source::Source::read(&arguments.bundle)?;
     source.check(arguments.precision)?;
     let profiles = arguments.profiles(source.manifest.model.max_tokens)?;
+    let held_out = HeldOut::read(arguments, &source)?;
     let facts = facts(&arguments.library, arguments.device)?;
     if let Some(why) = facts.refusal(ExecutionProvider::TensorRt) {
         bail!("TensorRT cannot build here: {why}");
     }
     work::without_tf32(arguments.precision)?;
-    let held_out = HeldOut::read(arguments, &source)?;
     if arguments.register.is_some() {
         register::check(&source)?;
     }
