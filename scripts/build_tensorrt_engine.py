@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Command line: a bundle (or its .onnx file) enters; a bundle of TensorRT engines with its build report leaves.
 
-Exit codes: 0 done, 1 a gate was missed or the build failed, 2 the input, an option or this machine cannot be used. Only
-talks; the work is in `akidb_tools.engine_build`.
+With --publish or --register it is catalogued by the control plane that AKIDB_SERVER and AKIDB_TOKEN_FILE name. Exit
+codes: 0 done, 1 a gate was missed, the build failed or the catalog refused, 2 the input, an option or this machine
+cannot be used. Only talks; the work is in `akidb_tools.engine_build`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from pathlib import Path
 
 from akidb_tools import text_sets
 from akidb_tools.command import say, tool
-from akidb_tools.engine_build import REPORT, Options, run
+from akidb_tools.engine_build import run
+from akidb_tools.engine_bundle import REPORT
 from akidb_tools.engine_candidates import CANDIDATES, PRECISIONS
+from akidb_tools.engine_options import IN_PLACE, UPLOAD, Options
 
 
 @tool
@@ -52,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
     add("--calibration-cache", type=Path, metavar="FILE", help="keep the calibration here, and take it from here")
     add("--expected-cache", type=Path, metavar="FOLDER", help="keep the fp32 vectors of the test texts here")
     add("--optimization-level", type=int, choices=range(6), default=3)
+    add("--publish", metavar="S3_URI", help="upload it below s3://BUCKET/PREFIX and catalogue it there")
+    ways = {"nargs": "?", "const": UPLOAD, "choices": (UPLOAD, IN_PLACE)}
+    add("--register", **ways, help=f"catalogue it: files are uploaded, or with {IN_PLACE} read by the server (file://)")
     add("--device", type=int, default=0)
     add("--graph-only", action="store_true", help="write the graph that TensorRT would get, proven on the CPU")
     add("--any-language", action="store_true", help="skip the check of the calibration texts' language")
@@ -75,9 +81,11 @@ def _summary(report: dict, output: Path) -> list[str]:
         f"machine   {report['gpu']}, TensorRT {report['tensorrt']}, ONNX Runtime {report['onnxruntime']}",
         f"quality   mean cosine {report['mean_cosine']:.6f}, min {report['min_cosine']:.6f}, recall@10 {recall} "
         f"over {report['n']:,} texts{' (seeded: says nothing)' if report['seeded'] else ''}",
+        f"batches   least cosine of one text in any two batches {report['batch_invariance']:.7f}",
         f"load      {report['load_seconds']} s",
         f"artifact  {output}  digest {report['artifact']}",
         f"report    {output / REPORT}",
+        *([f"catalog   version {report['catalogued']}"] if report["catalogued"] else []),
     ]
 
 

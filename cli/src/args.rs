@@ -139,7 +139,7 @@ pub struct Import {
     /// the server's machine.
     #[arg(value_name = "PATH_OR_URI")]
     pub source: String,
-    /// Version to import into; `1` without it.
+    /// Version to import into; without it, that of the artifact that it was made from, else `1`.
     #[arg(long, value_parser = name)]
     pub version: Option<String>,
     /// Move the aliases `stable` and `default` to what was imported.

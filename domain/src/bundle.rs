@@ -168,6 +168,9 @@ pub struct Evaluation {
     /// Share of the parent's 10 nearest neighbours kept.
     #[serde(default)]
     pub recall_at_10: Option<f64>,
+    /// Least cosine between two vectors of one text, whatever batches it came in.
+    #[serde(default)]
+    pub batch_invariance: Option<f64>,
     /// Least value allowed, per metric.
     #[serde(default)]
     pub gate: BTreeMap<String, f64>,
@@ -251,6 +254,7 @@ impl Evaluation {
                 "mean_cosine" => self.mean_cosine,
                 "min_cosine" => self.min_cosine,
                 "recall_at_10" => self.recall_at_10,
+                "batch_invariance" => self.batch_invariance,
                 _ => return Verdict::Failed(format!("gate on unknown metric `{metric}`")),
             };
             match value {
@@ -469,6 +473,14 @@ mod tests {
         assert!(matches!(evaluation.verdict(false, Step::Derived), Verdict::Failed(why) if why.contains("0.95 is below its gate 0.99")));
         evaluation.gate.insert("mean_cosine".into(), 0.96);
         assert!(matches!(student(&evaluation), Verdict::Failed(why) if why.contains("mean_cosine 0.95 is below its gate 0.96")));
+        evaluation.gate.insert("batch_invariance".into(), 0.9999);
+        evaluation.mean_cosine = Some(0.995);
+        let engine = |it: &Evaluation| it.verdict(false, Step::Derived);
+        assert!(matches!(engine(&evaluation), Verdict::Failed(why) if why.contains("batch_invariance was not measured")));
+        evaluation.batch_invariance = Some(0.9937);
+        assert!(matches!(engine(&evaluation), Verdict::Failed(why) if why.contains("batch_invariance 0.9937 is below its gate 0.9999")));
+        evaluation.batch_invariance = Some(0.99995);
+        assert_eq!(engine(&evaluation), Verdict::Passed);
         evaluation.n = 3;
         assert!(matches!(evaluation.verdict(false, Step::Root), Verdict::Failed(_)));
     }

@@ -13,8 +13,10 @@
 //! - [`cost`]: spend, direct cost, overhead and idle to the picodollar
 //! - [`decision`]: when a canary grows, waits or is rolled back
 //! - [`reference`](mod@reference): parity with reference vectors
+//! - [`agreement`]: how far two engines' vectors agree, recall@10 among it
 //! - [`benchmark`]: results of a benchmark of engines
 
+pub mod agreement;
 pub mod benchmark;
 pub mod bundle;
 pub mod cost;

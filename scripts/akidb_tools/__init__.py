@@ -17,7 +17,9 @@ A student: `corpus_train` (texts), `distill_inputs`, `distill_plan`, `distill_ca
 
 A TensorRT engine: `shape_profiles`, `engine_source` (what to build from), `engine_calibration`, `engine_smooth`,
 `engine_graph`, `engine_qdq` and `engine_half` (the graph that TensorRT gets), `engine_candidates` (which of them),
-`tensorrt_provider` and `tensorrt_native` (two builders), `engine_compile`, `engine_run`, `engine_build` (all of it).
+`tensorrt_provider` and `tensorrt_native` (two builders), `engine_compile`, `engine_options`, `engine_run`,
+`engine_invariance` and `engine_proof` (what it must give), `engine_bundle`, `engine_release` (into a catalog),
+`engine_build` (all of it in order).
 
 The GPU benchmark: `gpu_plan` (what), `gpu_machine`, `gpu_nvml`, `gpu_results`, `gpu_timing`, `gpu_services` and
 `gpu_stage` (with what), `gpu_build`, `gpu_matrix`, `gpu_http`, `gpu_swap`, `gpu_faults` and `gpu_two` (stages),

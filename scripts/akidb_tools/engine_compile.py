@@ -34,11 +34,16 @@ class Compiler:
     device: int = 0
 
 
+def names_of(profiles: Sequence[Profile]) -> list[str]:
+    """What the engines' files are called, in the order of the profiles."""
+    return [*(f"model.profile{n}.onnx" for n in range(len(profiles) - 1)), bundle.ENGINE]
+
+
 def compile_all(
     graph: ModelProto, how: Compiler, profiles: Sequence[Profile], folder: Path, say: Callable[[str], None]
 ) -> tuple[list[dict], list[dict]]:
     """`engines` of the build report, and the layers of the main engine where they are to be had."""
-    files = [folder / f"model.profile{n}.onnx" for n in range(len(profiles) - 1)] + [folder / bundle.ENGINE]
+    files = [folder / name for name in names_of(profiles)]
     for profile in profiles:
         say(f"compiling {how.precision} for {profile}")
     if len(profiles) == 1:

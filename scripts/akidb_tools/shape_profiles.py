@@ -14,6 +14,8 @@ from .errors import BadInput
 
 SHAPE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 MOST_PROFILES = 4
+# Two engines of such a graph round apart, so that a text's vector would depend on the batch that it came in.
+ONE_PROFILE = ("int8", "fp8")
 LEAST_TOKENS = 16  # texts are padded up to it: a profile from 1 token on has slower kernels
 WANTED = "MIN:OPT:MAX, each BATCHxTOKENS, such as 1x16:64x32:512x256"
 
@@ -66,9 +68,9 @@ def parse(text: str) -> Profile:
     return found
 
 
-def parse_all(texts: Sequence[str], max_tokens: int) -> tuple[Profile, ...]:
+def parse_all(texts: Sequence[str], max_tokens: int, precision: str) -> tuple[Profile, ...]:
     """Profiles in the order of the artifact; a text holds one or several with commas; without any, the defaults."""
-    found = [parse(part) for text in texts for part in text.split(",")] or list(defaults(max_tokens))
+    found = [parse(part) for text in texts for part in text.split(",")] or list(defaults(max_tokens, precision))
     if len(found) > MOST_PROFILES:
         raise BadInput(f"{len(found)} profiles are too many; give at most {MOST_PROFILES}")
     found.sort(key=lambda p: (p.most.batch * p.most.tokens, p.most.tokens))
@@ -83,11 +85,15 @@ def parse_all(texts: Sequence[str], max_tokens: int) -> tuple[Profile, ...]:
     return tuple(found)
 
 
-def defaults(max_tokens: int) -> tuple[Profile, ...]:
-    """A narrow one for lone texts, where the model takes more tokens than that, and a wide one for everything."""
+def defaults(max_tokens: int, precision: str) -> tuple[Profile, ...]:
+    """A wide one for everything and, for float precisions of models that take more than 64 tokens, a narrow one for
+    lone texts.
+    """
     least = Shape(1, min(LEAST_TOKENS, max_tokens))
     wide = Profile(least, Shape(64, min(32, max_tokens)), Shape(512, max_tokens))
-    return (Profile(least, Shape(1, 32), Shape(8, 64)), wide) if max_tokens > 64 else (wide,)
+    if precision in ONE_PROFILE or max_tokens <= 64:
+        return (wide,)
+    return (Profile(least, Shape(1, 32), Shape(8, 64)), wide)
 
 
 def join(profiles: Sequence[Profile]) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 import build_tensorrt_engine
 import quantize_model
-from akidb_tools import bundle, bundle_reader, engine_source, tensorrt_native, tensorrt_provider
+from akidb_tools import bundle, bundle_reader, engine_invariance, engine_source, tensorrt_native, tensorrt_provider
 from akidb_tools.errors import BadInput
 
 PROFILE = "1x16:4x16:8x24"
@@ -125,6 +125,8 @@ def test_the_graph_is_written_proven_and_described(build, tiny_bundle, tmp_path,
     assert (lineage["calibration_digest"] is None) == (pairs == 0)
     evaluation = made.manifest["evaluation"]
     assert evaluation["kind"] == "quality" and evaluation["n"] == 64 and evaluation["mean_cosine"] > 0.98
+    # Alone, eight together and all of them: one graph on the CPU must not care.
+    assert evaluation["batch_invariance"] > 0.9999 == evaluation["gate"]["batch_invariance"]
     report = json.loads((folder / "build-report.json").read_text())
     assert report["artifact"] == made.digest and report["engines"][0]["profile"] == PROFILE
     assert "build-report.json" not in [f["path"] for f in made.manifest["files"]]
@@ -159,6 +161,13 @@ def test_a_missed_gate_writes_nothing(build, tiny_bundle, tmp_path, monkeypatch)
     done = build("--model", tiny_bundle, "--precision", "int8")
     assert done.code == 1 and "mean_cosine" in done.err and "(gate 1.1)" in done.err
     assert not (tmp_path / "engine.trt").exists()
+
+
+def test_a_vector_that_depends_on_its_batch_writes_nothing(build, tiny_bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine_invariance, "LEAST", 1.1)
+    done = build("--model", tiny_bundle, "--precision", "fp16", "--profile", "1x16:1x16:2x16")
+    assert done.code == 1 and "batch_invariance" in done.err and "(gate 1.1)" in done.err
+    assert "build it with one --profile" in done.err and not (tmp_path / "engine.trt").exists()
 
 
 def test_a_part_of_a_graph_is_no_engine(tiny_bundle):

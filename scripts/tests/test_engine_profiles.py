@@ -24,19 +24,19 @@ from akidb_tools.shape_profiles import Shape
 )
 def test_a_bad_profile_is_named(text, said):
     with pytest.raises(BadInput, match=said) as raised:
-        profiles.parse_all([text], 256)
+        profiles.parse_all([text], 256, "fp16")
     assert text.rpartition(":")[2] in str(raised.value)
 
 
 def test_too_many_and_the_same_twice_are_refused():
     with pytest.raises(BadInput, match="5 profiles are too many"):
-        profiles.parse_all([f"1x16:1x32:{n}x256" for n in range(1, 6)], 256)
+        profiles.parse_all([f"1x16:1x32:{n}x256" for n in range(1, 6)], 256, "fp16")
     with pytest.raises(BadInput, match="twice"):
-        profiles.parse_all(["1x16:1x32:8x256", "1x16:1x32:8x256"], 256)
+        profiles.parse_all(["1x16:1x32:8x256", "1x16:1x32:8x256"], 256, "fp16")
 
 
 def test_the_widest_comes_last_and_commas_separate():
-    found = profiles.parse_all(["1x16:64x32:512x256,1x16:1x32:8x64"], 256)
+    found = profiles.parse_all(["1x16:64x32:512x256,1x16:1x32:8x64"], 256, "fp8")
     assert profiles.join(found) == "1x16:1x32:8x64,1x16:64x32:512x256"
     assert found[-1].holds(Shape(512, 256))
     assert not found[-1].holds(Shape(513, 256))
@@ -44,15 +44,19 @@ def test_the_widest_comes_last_and_commas_separate():
 
 
 @pytest.mark.parametrize(
-    ("max_tokens", "expected"),
+    ("max_tokens", "precision", "expected"),
     [
-        (256, "1x16:1x32:8x64,1x16:64x32:512x256"),
-        (64, "1x16:64x32:512x64"),
-        (12, "1x12:64x12:512x12"),
+        (256, "fp16", "1x16:1x32:8x64,1x16:64x32:512x256"),
+        (256, "tf32", "1x16:1x32:8x64,1x16:64x32:512x256"),
+        (64, "fp32", "1x16:64x32:512x64"),
+        (12, "fp16", "1x12:64x12:512x12"),
+        # Two engines of such a graph would answer by the batch that a text comes in.
+        (256, "int8", "1x16:64x32:512x256"),
+        (256, "fp8", "1x16:64x32:512x256"),
     ],
 )
-def test_defaults_fit_the_model(max_tokens, expected):
-    assert profiles.join(profiles.parse_all([], max_tokens)) == expected
+def test_defaults_fit_the_model_and_the_precision(max_tokens, precision, expected):
+    assert profiles.join(profiles.parse_all([], max_tokens, precision)) == expected
 
 
 def test_options_name_every_input():

@@ -11,7 +11,7 @@ import gpu_bench
 from akidb_tools import engine_run, gpu_machine, gpu_plan, gpu_plot, gpu_report, gpu_results, gpu_timing
 from akidb_tools.engine_candidates import CANDIDATES
 from akidb_tools.gpu_services import section
-from akidb_tools.shape_profiles import parse, parse_all
+from akidb_tools.shape_profiles import ONE_PROFILE, parse, parse_all
 
 FACTS = {
     "cpu": "A CPU",
@@ -99,7 +99,9 @@ def test_the_plan_names_what_there_is_and_nothing_twice():
     for subject, candidate, profiles, _ in gpu_plan.WANTED:
         assert candidate in CANDIDATES
         widest = 256 if subject in (gpu_plan.MINILM.name, gpu_plan.STUDENT.name) else 512
-        parse_all(profiles or gpu_plan.SUBJECTS[subject].profiles, widest)
+        precision = CANDIDATES[candidate].precision
+        found = parse_all(profiles or gpu_plan.SUBJECTS[subject].profiles, widest, precision)
+        assert len(found) == 1 or precision not in ONE_PROFILE
 
 
 def test_the_page_holds_ratios_plots_and_what_was_not_run(tmp_path):

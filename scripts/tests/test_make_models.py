@@ -190,14 +190,18 @@ def test_what_is_served_is_what_was_built(tmp_path):
 class Recorded:
     """Answers as `akidb` does of a catalog with one version, and remembers what was run."""
 
-    def __init__(self, digests):
-        self.ran, self.digests = [], digests
+    def __init__(self, digests, targets=None):
+        self.ran, self.digests, self.targets = [], digests, targets or {}
 
     def __call__(self, *command):
         if command[1:3] == ("models", "list"):
             return json.dumps({"models": [{"name": "TINY"}] if self.digests else []})
         if command[1:3] == ("models", "show"):
-            artifacts = {name: [{"digest": it, "state": "ready"}] for name, it in self.digests.items()}
+            own = {"provider": "portable"}
+            artifacts = {
+                name: [{"digest": it, "state": "ready", "target": self.targets.get(it, own)}]
+                for name, it in self.digests.items()
+            }
             variants = [{"name": name, "artifacts": it} for name, it in artifacts.items()]
             return json.dumps({"versions": [{"name": "3", "variants": variants}]})
         self.ran.append(" ".join(command))
@@ -208,8 +212,8 @@ def test_what_is_catalogued_already_is_not_sent_and_children_follow_their_parent
     root = json.loads((tiny_bundle / "manifest.json").read_text("utf-8"))
     digest = bundle.artifact_digest(root["files"])
 
-    def ran(digests, manifest, source):
-        akidb = Recorded(digests)
+    def ran(digests, manifest, source, targets=None):
+        akidb = Recorded(digests, targets)
         return catalog.Catalog(akidb).add(source, manifest), akidb.ran
 
     assert ran({}, root, "b/tiny") == (True, ["models import b/tiny"])
@@ -219,6 +223,27 @@ def test_what_is_catalogued_already_is_not_sent_and_children_follow_their_parent
     child["files"] = [{**it, "sha256": "0" * 64} for it in root["files"]]
     found = ran({"fp32": digest, "int8": "old"}, child, "s3://b/tiny")
     assert found == (True, ["models retire tiny old", "models import s3://b/tiny --wait --version 3"])
+    failed = {**child, "evaluation": {**root["evaluation"], "kind": "quality", "passed": False}}
+    found = ran({"fp32": digest, "int8": "old"}, failed, "b/tiny")
+    assert found == (True, ["models import b/tiny --version 3"]), "what cannot serve retires nothing"
+
+
+def test_an_engine_replaces_the_one_of_its_own_gpu_only(tiny_bundle):
+    root = json.loads((tiny_bundle / "manifest.json").read_text("utf-8"))
+    digest = bundle.artifact_digest(root["files"])
+    target = {"provider": "tensorrt", "compute_capability": "9.0", "tensorrt_version": "10.6.0", "shape_profile": "a"}
+    engine = {**root, "variant": {"name": "trt"}, "target": target, "lineage": {"parent_digest": digest}}
+    engine["files"] = [{**it, "sha256": "0" * 64} for it in root["files"]]
+
+    def ran(there):
+        akidb = Recorded({"fp32": digest, "trt": "old"}, {"old": {**target, **there}})
+        catalog.Catalog(akidb).add("e", engine)
+        return akidb.ran
+
+    imported = "models import e --version 3"
+    assert ran({}) == ["models retire tiny old", imported]
+    assert ran({"shape_profile": "b"}) == [imported, "models retire tiny old"]
+    assert ran({"compute_capability": "8.9"}) == ran({"tensorrt_version": "10.5.0"}) == [imported]
 
 
 def test_names_and_texts():

@@ -72,6 +72,8 @@ pub struct Variant {
     pub state: VariantState,
     /// Why it failed, or why it stands in for something else; empty otherwise.
     pub reason: String,
+    /// The artifact is another variant's, which stands in: nobody is told that this one's own is here.
+    pub lent: bool,
     /// There once it is ready; an older artifact of the variant may go on serving while a newer one loads.
     pub loaded: Option<Arc<Loaded>>,
 }

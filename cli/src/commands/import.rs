@@ -32,6 +32,7 @@ struct Status {
     variant: Option<String>,
     digest: Option<String>,
     artifact_state: Option<String>,
+    evaluation_error: Option<String>,
     error: Option<String>,
 }
 
@@ -99,11 +100,18 @@ fn wait(session: &Session, started: &Status) -> Result<Answer, Failure> {
     }
 }
 
-/// Shows where an import stands; one that failed is a refusal.
+/// Shows where an import stands; one that failed is a refusal, and one of an artifact that will not be served.
 fn finish(session: &Session, answer: &Answer) -> Result<(), Failure> {
     let status: Status = answer.read()?;
     if status.state != "failed" {
-        return session.show(answer, |it: Status| describe(&it));
+        session.show(answer, |it: Status| describe(&it))?;
+        return match status.evaluation_error {
+            Some(why) => Err(Failure::Refused(format!(
+                "artifact {} is catalogued and not served: {why}; a better report makes it ready (`akidb models evaluate`)",
+                status.digest.as_deref().map_or_else(String::new, units::short)
+            ))),
+            None => Ok(()),
+        };
     }
     if session.json {
         session.done(answer, "")?;

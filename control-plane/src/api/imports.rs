@@ -1,6 +1,7 @@
 //! Imports. Enters: a URI or a manifest. Leaves: an import to ask about. Never: a wait for a large file.
 
 use akidb_domain::bundle::Manifest;
+use akidb_domain::vocabulary::ArtifactState;
 use akidb_store::ObjectUri;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -25,7 +26,7 @@ pub(crate) struct NewImport {
     /// A `manifest.json` whose files were uploaded as blobs.
     #[schema(value_type = Option<Object>)]
     manifest: Option<Value>,
-    /// Default `1`.
+    /// Default: the version of the artifact that it was made from, where that is catalogued and of the same model, else `1`.
     version: Option<String>,
     /// Move `stable` and `default` to it.
     #[serde(default)]
@@ -46,6 +47,8 @@ pub(crate) struct ImportView {
     variant: Option<String>,
     digest: Option<String>,
     artifact_state: Option<String>,
+    /// One sentence, when its evaluation failed: it is catalogued and not served.
+    evaluation_error: Option<String>,
     /// One sentence, when it failed.
     error: Option<String>,
     created_at: String,
@@ -58,7 +61,7 @@ pub(crate) async fn create(
     who: Who,
     Body(new): Body<NewImport>,
 ) -> Result<(StatusCode, Json<ImportView>), ApiError> {
-    let wish = Wish { version: new.version.unwrap_or_else(|| "1".to_owned()), set_default: new.set_default };
+    let wish = Wish { version: new.version, set_default: new.set_default };
     let (status, id) = match (new.uri, new.manifest) {
         (Some(uri), None) => {
             let uri: ObjectUri = uri.parse().map_err(|e| ApiError::Invalid(format!("`uri`: {e}")))?;
@@ -100,6 +103,9 @@ async fn load(state: &ApiState, id: &str) -> Result<ImportView, ApiError> {
     if let Some(artifact) = artifact {
         let path = variants::path(&mut tx, artifact.variant_id).await?;
         (view.model, view.version, view.variant) = (Some(path.model), Some(path.version), Some(path.variant));
+        if artifact.state == ArtifactState::Validated.as_str() {
+            view.evaluation_error = artifacts::evaluations(&mut tx, &artifact.digest, 1).await?.into_iter().next().map(|it| it.reason);
+        }
         view.artifact_state = Some(artifact.state);
     }
     Ok(view)

@@ -68,6 +68,7 @@ fn seeded_report() -> Evaluation {
         mean_cosine: None,
         min_cosine: None,
         recall_at_10: None,
+        batch_invariance: None,
         gate: std::collections::BTreeMap::default(),
         passed: false,
         reason: Some("seeded".to_owned()),

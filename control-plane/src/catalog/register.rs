@@ -16,15 +16,22 @@ use crate::db::{models, variants, versions};
 /// How a bundle is to be catalogued.
 #[derive(Debug, Clone)]
 pub(crate) struct Wish {
-    /// Name of the version.
-    pub(crate) version: String,
+    /// Name of the version; none: the one that it is in, else that of the artifact that it was made from, else [`FIRST_VERSION`].
+    pub(crate) version: Option<String>,
     /// Move `stable` and `default` to it.
     pub(crate) set_default: bool,
 }
 
+/// The version of a model that has none.
+const FIRST_VERSION: &str = "1";
+
 /// Catalogs the bundle; the same one again answers the same artifact.
 pub(crate) async fn bundle(change: &mut Change, manifest: &Manifest, uris: &[String], wish: &Wish) -> Result<ArtifactRow, CatalogError> {
-    let place = place(change, manifest, &wish.version).await?;
+    let version = match &wish.version {
+        Some(version) => version.clone(),
+        None => own_version(change, manifest).await?.unwrap_or_else(|| FIRST_VERSION.to_owned()),
+    };
+    let place = place(change, manifest, &version).await?;
     let digest = manifest.digest();
     let row = match rows::find(change.conn(), &digest).await? {
         Some(row) if row.variant_id != place.variant.id => {
@@ -39,6 +46,19 @@ pub(crate) async fn bundle(change: &mut Change, manifest: &Manifest, uris: &[Str
         aliases::set_default(change, &place).await?;
     }
     Ok(row)
+}
+
+/// Where it is already, else where the artifact that it was made from is, if that is of the same model: a student's teacher is not.
+async fn own_version(change: &mut Change, manifest: &Manifest) -> Result<Option<String>, CatalogError> {
+    let (own, parent) = (manifest.digest(), manifest.lineage.parent_digest.as_ref());
+    for digest in std::iter::once(&own).chain(parent) {
+        let Some(row) = rows::find(change.conn(), digest).await? else { continue };
+        let there = variants::path(change.conn(), row.variant_id).await?;
+        if canonical_model(&there.model) == canonical_model(&manifest.model.name) {
+            return Ok(Some(there.version));
+        }
+    }
+    Ok(None)
 }
 
 /// An artifact that is not ready may come back with a better proof.

@@ -14,6 +14,7 @@ pub(crate) struct Bundle {
     pub(crate) seeded: bool,
     pub(crate) evaluation: Value,
     pub(crate) parent: Option<String>,
+    pub(crate) target: Value,
 }
 
 impl Bundle {
@@ -28,6 +29,7 @@ impl Bundle {
             seeded: false,
             evaluation,
             parent: None,
+            target: json!({"provider": "portable"}),
         }
     }
 
@@ -49,7 +51,7 @@ impl Bundle {
             "model": {"name": self.model, "dimension": 4, "max_tokens": 16, "pooling": "mean", "normalized": true,
                       "embedding_space": format!("{}@1", self.model), "tokenizer_sha256": sha256(b"{}"), "seeded": self.seeded},
             "variant": {"name": self.variant, "precision": self.precision},
-            "target": {"provider": "portable"},
+            "target": self.target,
             "graph": {"inputs": ["input_ids", "attention_mask"], "output": "sentence_embedding"},
             "files": self.files().iter().map(file).collect::<Vec<_>>(),
             "lineage": {"parent_digest": self.parent},
@@ -63,6 +65,16 @@ impl Bundle {
                                 "gate": {"mean_cosine": 0.5, "recall_at_10": 0.9}, "passed": true});
         let (precision, parent) = ("int8".to_owned(), Some(parent.to_owned()));
         Self { precision, evaluation, parent, ..Self::new(model, "int8") }
+    }
+
+    /// An FP8 engine for a Hopper GPU, built from the artifact `parent`, whose vectors differ by batch by this cosine.
+    pub(crate) fn engine(model: &str, parent: &str, batch_invariance: f64) -> Self {
+        let evaluation = json!({"kind": "quality", "n": 2_000, "mean_cosine": 0.9985, "min_cosine": 0.994, "recall_at_10": 0.949,
+                                "batch_invariance": batch_invariance, "gate": {"mean_cosine": 0.99, "batch_invariance": 0.9999}});
+        let target = json!({"provider": "tensorrt", "compute_capability": "9.0", "tensorrt_version": "10.6.0",
+                            "shape_profile": "1x16:64x32:512x256"});
+        let (precision, parent) = ("fp8".to_owned(), Some(parent.to_owned()));
+        Self { precision, evaluation, parent, target, ..Self::new(model, "tensorrt-fp8") }
     }
 
     /// Writes it to a new folder.

@@ -186,6 +186,50 @@ fn each_step_of_a_lineage_has_its_own_gate_and_the_refusal_names_the_figure() {
     assert!(state == "validated" && reason.contains("below its gate 0.99"), "{reason}");
 }
 
+/// Writes a bundle and imports it with a version or without; what became of it.
+fn imported(app: &TestApp, bundle: &Bundle, version: Option<&str>) -> serde_json::Value {
+    let folder = app.folder.path().join(uuid());
+    bundle.write(&folder);
+    let uri = format!("file://{}", folder.display());
+    let id = app.call("POST", "imports", Some(&json!({"uri": uri, "version": version}))).expect(202)["id"].as_str().unwrap().to_owned();
+    loop {
+        let import = app.get(&format!("imports/{id}"));
+        if import["state"] != "running" {
+            return import;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn an_engine_goes_to_its_parent_and_one_that_depends_on_the_batch_is_not_served() {
+    let app = TestApp::start();
+    let root = imported(&app, &Bundle::new("m", "fp32"), Some("2026-11"));
+    let parent = root["digest"].as_str().unwrap().to_owned();
+    let good = imported(&app, &Bundle::engine("m", &parent, 0.99995), None);
+    assert_eq!((&good["version"], &good["artifact_state"]), (&json!("2026-11"), &json!("ready")), "{good}");
+    assert_eq!(good["evaluation_error"], json!(null));
+    // The same again, though its version is not named.
+    assert_eq!(imported(&app, &Bundle::new("m", "fp32"), None)["version"], "2026-11");
+    assert_eq!(imported(&app, &Bundle::new("n", "fp32"), None)["version"], "1");
+
+    let path = format!("models/m/versions/2026-11/variants/tensorrt-fp8/artifacts/{}", good["digest"].as_str().unwrap());
+    let artifact = app.get(&path);
+    assert_eq!(artifact["lineage"]["parent_digest"], parent);
+    assert_eq!(artifact["evaluations"][0]["report"]["batch_invariance"], 0.99995);
+    let snapshot = app.get("snapshot");
+    let variants = snapshot["models"][0]["variants"].as_array().unwrap();
+    let engine = variants.iter().find(|it| it["name"] == "tensorrt-fp8").unwrap();
+    assert_eq!(engine["artifacts"][0]["target"]["compute_capability"], "9.0");
+
+    let apart = Bundle { variant: "tensorrt-fp8-two".into(), engine: b"two".to_vec(), ..Bundle::engine("m", &parent, 0.9937) };
+    let refused = imported(&app, &apart, None);
+    assert_eq!(refused["artifact_state"], "validated");
+    assert_eq!(refused["evaluation_error"], "batch_invariance 0.9937 is below its gate 0.9999");
+    let snapshot = app.get("snapshot").to_string();
+    assert!(!snapshot.contains("tensorrt-fp8-two"), "{snapshot}");
+}
+
 #[test]
 fn a_bundle_that_contradicts_its_version_is_refused() {
     let app = TestApp::start();

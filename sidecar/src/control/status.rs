@@ -1,4 +1,5 @@
-//! What is told of artifacts; pure. Enters: the table. Leaves: statuses that changed. Never: the same status twice on one stream.
+//! What is told of artifacts; pure. Enters: the table. Leaves: statuses that changed. Never: the same status twice on one stream,
+//! or that of an artifact in the name of a variant that it only stands in for.
 
 use std::collections::HashMap;
 
@@ -18,7 +19,7 @@ impl Told {
         let mut news = Vec::new();
         let mut last = HashMap::new();
         for model in serving.models.values() {
-            for variant in model.variants.iter().filter(|it| !it.digest.is_empty()) {
+            for variant in model.variants.iter().filter(|it| !it.digest.is_empty() && !it.lent) {
                 let status = status(model, variant);
                 let key = (status.digest.clone(), status.model.clone(), status.variant.clone());
                 if self.last.get(&key) != Some(&status) {

@@ -200,7 +200,10 @@ impl PlannedModel {
         let first = model.variants.first().map(|it| VariantRef { version: it.version.clone(), variant: it.name.clone() });
         let default = model.aliases.get("default").or_else(|| model.aliases.get("stable")).cloned().or(first);
         let empty = VariantRef { version: model.version.clone(), variant: String::new() };
-        let variants = model.variants.iter().map(|it| PlannedVariant::of(it, machine)).collect();
+        let mut variants: Vec<PlannedVariant> = model.variants.iter().map(|it| PlannedVariant::of(it, machine)).collect();
+        for (served, planned) in model.variants.iter().zip(&mut variants) {
+            planned.lend(served, model, machine);
+        }
         Self { card: model.clone(), default: default.unwrap_or(empty), variants }
     }
 }
@@ -228,6 +231,25 @@ impl PlannedVariant {
         let choice = if spare.is_empty() { Err(nothing()) } else { Ok(spare.remove(0)) };
         let at = VariantRef { version: variant.version.clone(), variant: variant.name.clone() };
         Self { at, precision: variant.precision, hold: variant.hold, pinned: false, choice, spare }
+    }
+
+    /// Gives a variant of engines none of which fits this machine the best plain graph of its version: what they were built from, or that
+    /// one's parent. Without one it stays what cannot be served.
+    fn lend(&mut self, served: &ServedVariant, model: &ServedModel, machine: &Machine) {
+        let Err(why) = &self.choice else { return };
+        let is_engine = |it: &ServedArtifact| it.target.provider == TargetProvider::TensorRt;
+        if served.artifacts.is_empty() || !served.artifacts.iter().all(is_engine) {
+            return;
+        }
+        let same_version = model.variants.iter().filter(|it| it.version == served.version);
+        let graphs = same_version.flat_map(|it| it.artifacts.iter().map(move |artifact| (it, artifact)));
+        let fitting = graphs.filter(|(_, it)| it.target.provider == TargetProvider::Portable).filter_map(|(it, artifact)| {
+            let provider = machine.place(it.precision, &artifact.target).ok()?;
+            Some((it, artifact, provider))
+        });
+        let Some((of, artifact, provider)) = fitting.min_by_key(|it| it.0.precision) else { return };
+        let fallback = format!("{why}; `{}` ({}) runs on `{provider}` in its place", of.name, of.precision);
+        self.choice = Ok(Choice { artifact: artifact.clone(), precision: of.precision, provider, fallback });
     }
 }
 

@@ -88,6 +88,67 @@ fn tensorrt_provider_test_the_graph_stands_in_on_cuda_then_on_the_cpu_with_the_r
     check(&bare, Precision::Fp32, &[Target::portable()], Ok(('a', Cpu, "")));
 }
 
+/// Variants `(name, precision, version, targets)` of one model; what serves `trt` of version 1.
+fn lent(
+    machine: &Machine,
+    variants: &[(&str, Precision, &str, &[Target])],
+) -> Result<(String, Precision, ExecutionProvider, String), String> {
+    let variant = |(n, (name, precision, version, targets)): (usize, &(&str, Precision, &str, &[Target]))| {
+        let artifact = |target: &Target| ServedArtifact {
+            digest: char::from(b'a' + n as u8).to_string().repeat(64),
+            target: target.clone(),
+            graph: Graph { inputs: vec!["input_ids".into()], output: "embedding".into() },
+            files: Vec::new(),
+        };
+        let artifacts = targets.iter().map(artifact).collect();
+        ServedVariant { version: (*version).into(), name: (*name).into(), precision: *precision, hold: true, artifacts }
+    };
+    let model = ServedModel {
+        name: "m".into(),
+        version: "1".into(),
+        dimension: 384,
+        max_tokens: 256,
+        pooling: akidb_domain::vocabulary::Pooling::Mean,
+        normalized: true,
+        embedding_space: "m@1".into(),
+        prompts: BTreeMap::new(),
+        seeded: false,
+        variants: variants.iter().enumerate().map(variant).collect(),
+        aliases: BTreeMap::new(),
+    };
+    let planned = PlannedModel::of(&model, machine);
+    let found = planned.variants.into_iter().find(|it| it.at.variant == "trt" && it.at.version == "1").unwrap();
+    found.choice.map(|it| (it.artifact.digest[..1].to_owned(), it.precision, it.provider, it.fallback))
+}
+
+#[test]
+fn tensorrt_provider_test_engines_of_other_machines_are_stood_in_for_by_their_graph() {
+    let (engines, portable) = ([engine("9.0", "10.6")], [Target::portable()]);
+    let all: &[(&str, Precision, &str, &[Target])] = &[
+        ("fp8-qdq", Precision::Fp8, "1", &portable),
+        ("trt", Precision::Fp8, "1", &engines),
+        ("int8", Precision::Int8, "1", &portable),
+        ("fp32", Precision::Fp32, "1", &portable),
+        ("fp32", Precision::Fp32, "2", &portable),
+    ];
+    let (digest, precision, provider, fallback) = lent(&h100(), all).unwrap();
+    assert_eq!((digest.as_str(), precision, provider, fallback.as_str()), ("b", Precision::Fp8, TensorRt, ""));
+    let mut ada = h100();
+    ada.facts.gpus[0].compute_capability = "8.9".into();
+    let (digest, precision, provider, fallback) = lent(&ada, all).unwrap();
+    assert_eq!((digest.as_str(), precision, provider), ("d", Precision::Fp32, Cuda));
+    assert!(fallback.contains("is an engine for compute capability 9.0; this machine's GPU has 8.9"), "{fallback}");
+    assert!(fallback.ends_with("`fp32` (fp32) runs on `cuda` in its place"), "{fallback}");
+    let (digest, _, provider, fallback) = lent(&Machine::cpu(), all).unwrap();
+    assert!((digest.as_str(), provider) == ("d", Cpu) && fallback.contains("this machine serves `cpu` only"), "{fallback}");
+    // The next best; no graph at all; a provider that is demanded; no artifact.
+    assert_eq!(lent(&Machine::cpu(), &all[..3]).unwrap().1, Precision::Int8);
+    assert!(lent(&Machine::cpu(), &[all[0], all[1], all[4]]).unwrap_err().contains("this machine serves `cpu` only"));
+    let demanded = Machine { demanded: Some(TensorRt), ..ada };
+    assert!(lent(&demanded, all).unwrap_err().contains("this machine's GPU has 8.9"));
+    assert_eq!(lent(&h100(), &[("trt", Precision::Fp8, "1", &[]), all[3]]).unwrap_err(), "the catalog has no ready artifact of it");
+}
+
 #[test]
 fn tensorrt_provider_test_what_is_demanded_is_never_replaced() {
     let both = [engine("8.9", "10.6"), Target::portable()];

@@ -87,7 +87,9 @@ impl Inputs<'_> {
         } else if loaded.is_some() {
             state = VariantState::Ready;
         }
-        Variant { version: at.version.clone(), name: at.variant.clone(), precision: planned.precision, digest, state, reason, loaded }
+        let own = model.card.variants.iter().find(|it| it.version == at.version && it.name == at.variant);
+        let lent = !digest.is_empty() && own.is_some_and(|it| it.artifacts.iter().all(|artifact| artifact.digest != digest));
+        Variant { version: at.version.clone(), name: at.variant.clone(), precision: planned.precision, digest, state, reason, lent, loaded }
     }
 
     fn state(&self, hold: bool, choice: &Choice, is_cached: &dyn Fn(&ServedArtifact) -> bool) -> (String, VariantState, String) {

@@ -38,5 +38,5 @@ pub(crate) fn variant(name: &str) -> Variant {
     };
     let (precision, digest) = (Precision::Fp32, loaded.digest.clone());
     let (version, name, reason) = ("1".into(), name.into(), String::new());
-    Variant { version, name, precision, digest, state: VariantState::Ready, reason, loaded: Some(Arc::new(loaded)) }
+    Variant { version, name, precision, digest, state: VariantState::Ready, reason, lent: false, loaded: Some(Arc::new(loaded)) }
 }

@@ -2,6 +2,7 @@
 
 mod budget;
 mod bundle;
+mod catalogued;
 mod config;
 mod experiment;
 mod link;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
 
 /// A bundle on disk.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Source {
     pub(super) folder: PathBuf,
     pub(super) manifest: Manifest,
@@ -44,6 +44,48 @@ impl Source {
     pub(super) fn file(&self, role: FileRole) -> Result<(&BundleFile, PathBuf)> {
         let file = self.manifest.file(role).with_context(|| format!("the bundle has no {role}"))?;
         Ok((file, self.folder.join(&file.path)))
+    }
+
+    /// The fp32 bundle that an engine of it is measured against: itself; the one that is given; or its parent among the folders beside it.
+    pub(super) fn fp32(&self, given: Option<&Path>) -> Result<Self> {
+        let Manifest { variant, model, lineage, .. } = &self.manifest;
+        let name = format!("`{}@{}`", model.name, variant.name);
+        let found = match (given, &lineage.parent_digest) {
+            (None, _) if variant.precision == Precision::Fp32 => self.clone(),
+            (Some(given), _) => Self::read(given)?,
+            (None, Some(parent)) => self.beside(parent)?.with_context(|| {
+                format!("{name} was made from artifact {parent}, which is not beside {}: name its folder, `--fp32`", self.folder.display())
+            })?,
+            (None, None) => bail!("{name} does not say what it was made from: name its fp32 bundle's folder, `--fp32`"),
+        };
+        let theirs = &found.manifest;
+        if theirs.variant.precision != Precision::Fp32 || theirs.target.provider != TargetProvider::Portable {
+            bail!(
+                "{} holds `{}@{}`: an engine is measured against a plain fp32 graph",
+                found.folder.display(),
+                theirs.model.name,
+                theirs.variant.name
+            );
+        }
+        if theirs.model.embedding_space != model.embedding_space || theirs.model.tokenizer_sha256 != model.tokenizer_sha256 {
+            bail!("{} holds `{}`, whose vectors or tokenizer are not those of {name}", found.folder.display(), theirs.model.name);
+        }
+        Ok(found)
+    }
+
+    /// The bundle of this digest in a folder beside this one.
+    fn beside(&self, digest: &str) -> Result<Option<Self>> {
+        let folder = std::fs::canonicalize(&self.folder)?;
+        let Some(around) = folder.parent() else { return Ok(None) };
+        for entry in std::fs::read_dir(around).with_context(|| around.display().to_string())? {
+            let path = entry?.path();
+            // What cannot be read there is not it.
+            let Ok(json) = std::fs::read(path.join("manifest.json")) else { continue };
+            if Manifest::parse(&json).is_ok_and(|it| it.digest() == digest) {
+                return Self::read(&path).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// Whether engines of this precision are built from this graph.
@@ -104,6 +146,40 @@ mod tests {
         check(quantized, Precision::Int8, None);
         check(quantized, Precision::Fp16, Some("it was made from artifact aaaa"));
         check(|it| it.target.provider = TargetProvider::TensorRt, Precision::Fp16, Some("is built for `tensorrt` already"));
+    }
+
+    /// A graph of `fp32` in another precision, in a folder beside a copy of it.
+    fn quantized(around: &Path) -> Source {
+        akidb_testkit::copy_folder(&akidb_testkit::bundle(), &around.join("fp32"));
+        let fp32 = Source::read(&around.join("fp32")).unwrap();
+        let mut source = fp32.clone();
+        source.folder = around.join("int8");
+        source.manifest.variant.precision = Precision::Int8;
+        source.manifest.lineage.parent_digest = Some(fp32.manifest.digest());
+        std::fs::create_dir(&source.folder).unwrap();
+        source
+    }
+
+    #[test]
+    fn tensorrt_provider_test_an_engine_is_measured_against_its_own_fp32() {
+        let root = Source::read(&akidb_testkit::bundle()).unwrap();
+        assert_eq!(root.fp32(None).unwrap().manifest, root.manifest);
+        let folder = tempfile::tempdir().unwrap();
+        let mut source = quantized(folder.path());
+        assert_eq!(source.fp32(None).unwrap().folder.file_name().unwrap(), "fp32");
+        let refused = |source: &Source, given: Option<&Path>| source.fp32(given).unwrap_err().to_string();
+        source.manifest.model.embedding_space = "another".into();
+        assert!(refused(&source, None).contains("whose vectors or tokenizer are not those of"), "{}", refused(&source, None));
+        source.manifest.lineage.parent_digest = Some("a".repeat(64));
+        assert!(refused(&source, None).contains("name its folder, `--fp32`"), "{}", refused(&source, None));
+        source.manifest.lineage.parent_digest = None;
+        assert!(refused(&source, None).contains("does not say what it was made from"), "{}", refused(&source, None));
+        let manifest = std::fs::read_to_string(folder.path().join("fp32/manifest.json")).unwrap();
+        let int8 = manifest.replace("\"precision\": \"fp32\"", "\"precision\": \"int8\"");
+        assert_ne!(manifest, int8);
+        std::fs::write(folder.path().join("fp32/manifest.json"), int8).unwrap();
+        let given = refused(&source, Some(&folder.path().join("fp32")));
+        assert!(given.contains("is measured against a plain fp32 graph"), "{given}");
     }
 
     #[test]

@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 
+use akidb_domain::agreement::{NEAREST, nearest, normalize};
+
 use super::Known;
 
 /// Vectors kept; the oldest goes.
 pub(super) const SIZE: usize = 1_024;
-/// Neighbours looked for.
-pub(super) const NEAREST: usize = 10;
 
 #[derive(Debug, Default)]
 pub(super) struct Reservoir {
@@ -47,44 +47,10 @@ impl Reservoir {
         if self.vectors.len() - usize::from(own.is_some()) < 2 * NEAREST {
             return None;
         }
-        let (found, wanted) = (self.nearest(canary, own), self.nearest(baseline, own));
+        let (found, wanted) = (nearest(&self.vectors, canary, own), nearest(&self.vectors, baseline, own));
         let both = wanted.iter().filter(|it| found.contains(it)).count();
         Some(both as f64 / NEAREST as f64)
     }
-
-    /// Places of the nearest by cosine; of equals the one that lies first.
-    fn nearest(&self, vector: &[f32], own: Option<usize>) -> Vec<usize> {
-        let others = self.vectors.iter().enumerate().filter(|(place, _)| Some(*place) != own);
-        let mut scores: Vec<(f32, usize)> = others.map(|(place, it)| (dot(it, vector), place)).collect();
-        let nearer = |a: &(f32, usize), b: &(f32, usize)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
-        if scores.len() > NEAREST {
-            scores.select_nth_unstable_by(NEAREST - 1, nearer);
-            scores.truncate(NEAREST);
-        }
-        scores.into_iter().map(|it| it.1).collect()
-    }
-}
-
-/// Eight sums side by side, which a compiler turns into vector instructions.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0f32; 8];
-    let (left, right) = (a.chunks_exact(8), b.chunks_exact(8));
-    let rest: f32 = left.remainder().iter().zip(right.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in left.zip(right) {
-        for i in 0..8 {
-            sums[i] += x[i] * y[i];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-/// To norm 1; false if it has no direction.
-fn normalize(vector: &mut [f32]) -> bool {
-    let norm = dot(vector, vector).sqrt();
-    for it in vector.iter_mut() {
-        *it /= norm;
-    }
-    norm > 0.0 && norm.is_finite()
 }
 
 /// Cosine of two vectors, -1 to 1; 0 where one has no direction.
@@ -125,7 +91,7 @@ mod tests {
     #[test]
     fn a_text_is_not_its_own_neighbour_nor_there_twice() {
         let mut reservoir = circle(100);
-        let own = reservoir.nearest(&at(50.2), Some(50));
+        let own = nearest(&reservoir.vectors, &at(50.2), Some(50));
         assert!(!own.contains(&50) && own.len() == NEAREST);
         reservoir.add((50, at(90.0)));
         assert_eq!(reservoir.vectors.len(), 100, "a text that is known");
@@ -151,7 +117,5 @@ mod tests {
         assert!((cosine(&at(10.0), &at(70.0)) - 0.5).abs() < 1e-6);
         assert!((cosine(&at(10.0), &at(190.0)) + 1.0).abs() < 1e-6);
         assert!(cosine(&[0.0, 0.0], &at(1.0)).abs() < f64::EPSILON);
-        let long: Vec<f32> = (0..384).map(|it| (it as f32).sin()).collect();
-        assert!((f64::from(dot(&long, &long)) - long.iter().map(|it| f64::from(*it) * f64::from(*it)).sum::<f64>()).abs() < 1e-3);
     }
 }

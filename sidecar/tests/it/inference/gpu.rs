@@ -24,13 +24,17 @@ fn facts() -> Facts {
 }
 
 fn build(bundle: &Path, precision: &str, output: &Path) -> (bool, String) {
+    build_with(bundle, precision, output, &[])
+}
+
+fn build_with(bundle: &Path, precision: &str, output: &Path, more: &[&str]) -> (bool, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_akidb-sidecar"));
     command.arg("build-engine").arg("--bundle").arg(bundle).args(["--precision", precision, "--optimization-level", "1"]);
     command.arg("--output").arg(output).arg("--onnxruntime").arg(akidb_testkit::onnxruntime());
     for it in PROFILES {
         command.args(["--profile", it]);
     }
-    let Output { status, stderr, .. } = command.output().unwrap();
+    let Output { status, stderr, .. } = command.args(more).output().unwrap();
     (status.success(), String::from_utf8(stderr).unwrap())
 }
 
@@ -126,6 +130,23 @@ fn tensorrt_provider_test_a_precision_that_a_graph_does_not_give_is_refused_befo
     assert!(!built && told.contains("is a graph in fp32; an engine in int8 is built from one in int8"), "{told}");
     let (built, told) = build(Path::new("x.trt"), "fp16", &folder.path().join("engine"));
     assert!(!built && told.contains("x.trt is a raw TensorRT plan"), "{told}");
+}
+
+#[test]
+fn tensorrt_provider_test_held_out_texts_that_prove_nothing_are_refused_before_anything_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let (few, output) = (folder.path().join("few.txt"), folder.path().join("engine"));
+    std::fs::write(&few, "one\ntwo\nthree\n").unwrap();
+    let few = few.to_str().unwrap();
+    let refused = |more: &[&str], part: &str| {
+        let (built, told) = build_with(&akidb_testkit::bundle(), "fp16", &output, more);
+        assert!(!built && told.contains(part), "{more:?}: {told}");
+    };
+    refused(&["--test-dataset", few], "holds 3 different texts; at least 32 are needed");
+    refused(&["--test-dataset", "/no/such/file"], "`--test-dataset` /no/such/file cannot be read");
+    refused(&["--test-dataset", few, "--evaluate", "5"], "5 is not in 32..=100000");
+    refused(&["--register", "elsewhere"], "upload, in-place");
+    assert!(!output.exists());
 }
 
 #[test]

@@ -133,7 +133,16 @@ impl Rig {
             lane: OnceLock::new(),
         };
         let (precision, loaded) = (loaded.precision, Some(Arc::new(loaded)));
-        Variant { version: "1".into(), name: name.into(), precision, digest, state: VariantState::Ready, reason: String::new(), loaded }
+        Variant {
+            version: "1".into(),
+            name: name.into(),
+            precision,
+            digest,
+            state: VariantState::Ready,
+            reason: String::new(),
+            lent: false,
+            loaded,
+        }
     }
 
     /// A variant with an engine of the test's own.

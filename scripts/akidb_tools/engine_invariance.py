@@ -1,0 +1,89 @@
+"""The engines of an artifact, one a profile, and token ids enter; how far texts' vectors differ by their batch leaves.
+
+A text is embedded alone, in small batches and in full ones, in every profile that holds it, as a sidecar may run it:
+which engine runs and what is padded follows from the batch. Two float16 engines of one graph measured 0.999993 at
+least to fp32 (docs/GPU.md); angles add, so they are 0.99997 apart at most, and the product's own limit of 0.9999 holds
+for every float precision. Two E4M3 engines of one graph were 0.9937 apart at worst: there only a single profile, whose
+kernels are the same for every batch, can keep it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import onnxruntime as ort
+
+from .engine_run import rounded, widened
+from .parity import padded
+from .quality import row_cosines
+from .shape_profiles import Profile
+
+LEAST = 0.9999
+TEXTS = 64
+SMALL = 8
+CPU_ROWS = 64  # a graph without engines has no kernels by shape: one batch of all texts is full enough
+
+
+@dataclass(frozen=True)
+class Part:
+    """An engine, the profile that it was built for, and the most texts of a batch tried (None: the profile's)."""
+
+    engine: ort.InferenceSession
+    profile: Profile
+    most: int | None = None
+
+    def batches(self) -> list[int]:
+        """Texts a batch: alone, small, as tuned for, full."""
+        least, most = self.profile.least.batch, min(self.profile.most.batch, self.most or self.profile.most.batch)
+        wanted = {least, SMALL, self.profile.best.batch, most}
+        return sorted({max(least, min(size, most)) for size in wanted})
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """`cosine`: the least between two vectors of one text; `between`: which batches gave those two."""
+
+    cosine: float
+    texts: int
+    between: str | None
+
+    def facts(self) -> dict:
+        """For the build report. Rounded down: a missed limit must not look like a kept one."""
+        return {"cosine": math.floor(self.cosine * 1e7) / 1e7, "texts": self.texts, "between": self.between}
+
+
+def measure(parts: Sequence[Part], rows: Sequence[np.ndarray], output: str, seed: int = 0) -> Invariance:
+    """Every pair of ways to embed each text is compared; a way in which a text does not fit is left out for it."""
+    ways: dict[str, dict[int, np.ndarray]] = {}
+    for part in parts:
+        fitting = [n for n, row in enumerate(rows) if len(row) <= part.profile.most.tokens]
+        for size in part.batches():
+            ways[f"{size} in {part.profile}"] = _embed(part, rows, fitting, size, output=output, seed=seed)
+    worst, between = 1.0, None
+    for (one, a), (other, b) in combinations(ways.items(), 2):
+        both = sorted(a.keys() & b.keys())
+        if not both:
+            continue
+        least = float(row_cosines(np.array([a[n] for n in both]), np.array([b[n] for n in both])).min())
+        if least < worst:
+            worst, between = least, f"batches of {one} and {other}"
+    return Invariance(worst, len(rows), between)
+
+
+def _embed(
+    part: Part, rows: Sequence[np.ndarray], fitting: Sequence[int], size: int, *, output: str, seed: int
+) -> dict[int, np.ndarray]:
+    """Vectors by place of the text, in batches of `size` in random order; the last one is filled up with others."""
+    names = [i.name for i in part.engine.get_inputs()]
+    order = np.random.RandomState(seed + size).permutation(np.array(fitting, dtype=int))
+    vectors: dict[int, np.ndarray] = {}
+    for start in range(0, len(order), size):
+        chosen = np.resize(np.roll(order, -start), size)
+        feed = padded([rows[n] for n in chosen], names)
+        feed = widened(feed, rounded(feed["input_ids"].shape[1], part.profile))
+        vectors |= dict(zip(chosen.tolist(), part.engine.run([output], feed)[0], strict=True))
+    return vectors
