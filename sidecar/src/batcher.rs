@@ -12,12 +12,14 @@
 //! - [`budget`]: how many tokens a batch of an engine should hold
 //! - `queue`: the work that waits, behind one lock
 //! - `executor`: a thread that owns engines
+//! - `row`: a vector in the memory of its batch
 
 pub mod budget;
 mod executor;
 pub mod policy;
 pub mod probes;
 mod queue;
+mod row;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,7 +31,7 @@ use tokio::sync::oneshot;
 
 use executor::Executor;
 use probes::Judge;
-use queue::{Overhead, Queue};
+use queue::{Answered, Overhead, Queue};
 
 use crate::config::{MAX_CONTEXTS, MAX_DEVICES};
 use crate::engine::{Engine, EngineError, TokenBatch};
@@ -268,7 +270,7 @@ impl Batcher {
         match tokio::time::timeout_at(deadline, answer).await {
             Ok(answer) => {
                 ticket.answered();
-                answer.unwrap_or(Err(BatchError::Closed))
+                answer.unwrap_or(Err(BatchError::Closed)).map(Answered::embedded)
             }
             Err(_) => Err(BatchError::Deadline),
         }

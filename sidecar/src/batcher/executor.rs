@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::EngineId;
 use super::probes::{Candidate, Judge, Known, Ran, Run, sample};
 use super::queue::{Batch, Gone, Outcome, Overhead, Queue, Step};
+use super::row::Row;
 use crate::engine::{Engine, EngineError, TokenBatch, checked};
 use crate::metrics::Metrics;
 use crate::telemetry::{BatchDone, Observation, Telemetry};
@@ -164,13 +165,13 @@ impl Executor {
         part: Range<usize>,
         retries: &mut usize,
         device: &mut Option<Duration>,
-    ) -> Vec<Result<Vec<f32>, Arc<str>>> {
+    ) -> Vec<Result<Row, Arc<str>>> {
         fill(&mut self.tensors, &batch.texts[part.clone()]);
         let result = run(&mut self.engines, batch.cut.engine, &self.tensors, |it, batch| it.run(batch));
         let told = self.engines.get(&batch.cut.engine).and_then(|it| it.device_time());
         *device = device.zip(told).map(|(sum, it)| sum + it);
         let error = match result {
-            Ok((flat, dimension)) => return flat.chunks_exact(dimension.max(1)).map(|it| Ok(it.to_vec())).collect(),
+            Ok((flat, dimension)) => return Row::all(flat, dimension).map(Ok).collect(),
             Err(error) => error,
         };
         let lost = matches!(error, EngineError::DeviceLost(_));
@@ -230,7 +231,7 @@ fn run(
 }
 
 /// Vectors for the reservoir: of a batch that an experiment's baseline ran.
-fn recent(batch: &Batch, vectors: &[Result<Vec<f32>, Arc<str>>]) -> Vec<Known> {
+fn recent(batch: &Batch, vectors: &[Result<Row, Arc<str>>]) -> Vec<Known> {
     let of_baseline = batch.probe.as_ref().is_some_and(|it| it.baseline == batch.cut.engine);
     if of_baseline { sample(&batch.texts, vectors) } else { Vec::new() }
 }

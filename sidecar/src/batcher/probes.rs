@@ -24,6 +24,7 @@ use akidb_domain::snapshot::ProbeBudget;
 use akidb_domain::window::LaneId;
 
 use super::EngineId;
+use super::row::Row;
 use policy::Stage;
 
 pub(super) use judge::Judge;
@@ -98,9 +99,9 @@ fn text_hash(ids: &[u32]) -> u64 {
 }
 
 /// A few of a batch's vectors, for the reservoir.
-pub(super) fn sample(texts: &[Vec<u32>], vectors: &[Result<Vec<f32>, Arc<str>>]) -> Vec<Known> {
+pub(super) fn sample(texts: &[Vec<u32>], vectors: &[Result<Row, Arc<str>>]) -> Vec<Known> {
     let good = texts.iter().zip(vectors).filter_map(|(ids, vector)| Some((ids, vector.as_ref().ok()?)));
-    good.take(SAMPLE).map(|(ids, vector)| (text_hash(ids), vector.clone())).collect()
+    good.take(SAMPLE).map(|(ids, vector)| (text_hash(ids), vector.to_vec())).collect()
 }
 
 #[cfg(test)]

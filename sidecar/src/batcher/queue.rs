@@ -19,6 +19,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use akidb_domain::window::LaneId;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 
 use super::policy::Policy;
@@ -32,8 +33,11 @@ use requests::{Answer, Pending};
 
 pub(super) use engines::Gone;
 pub(super) use overhead::Overhead;
-pub(super) use requests::{Batch, Outcome};
+pub(super) use requests::{Answered, Batch, Outcome};
 pub(super) use steps::Step;
+
+/// From so many answers on, sending them is not the executor's.
+const MANY: usize = 4;
 
 /// A lane on an engine: what the policy tells apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +55,8 @@ pub(super) struct Queue {
     ended: watch::Sender<bool>,
     /// Why the device runs nothing any more.
     fault: Mutex<Option<String>>,
+    /// Of who asks.
+    runtime: Option<Handle>,
 }
 
 struct State {
@@ -88,6 +94,13 @@ impl std::fmt::Debug for State {
     }
 }
 
+fn send(answers: Vec<(oneshot::Sender<Answer>, Answer)>) {
+    for (to, answer) in answers {
+        // Who asked may have left in this moment.
+        drop(to.send(answer));
+    }
+}
+
 impl Queue {
     pub(super) fn new(config: BatcherConfig, workers: usize, metrics: Metrics) -> Self {
         let state = State {
@@ -110,20 +123,22 @@ impl Queue {
             outbox: Vec::new(),
         };
         let (state, changed, ended) = (Mutex::new(state), Condvar::new(), watch::channel(false).0);
-        Self { state, changed, config, metrics, ended, fault: Mutex::default() }
+        let runtime = Handle::try_current().ok();
+        Self { state, changed, config, metrics, ended, fault: Mutex::default(), runtime }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Frees the lock and sends what was to be answered.
-    fn answer(mut state: MutexGuard<'_, State>) {
+    /// Frees the lock and has sent what was to be answered; many answers by a thread of the runtime, which wakes its own tasks without asking
+    /// the kernel, while the executor goes on with the next batch.
+    fn answer(&self, mut state: MutexGuard<'_, State>) {
         let answers = std::mem::take(&mut state.outbox);
         drop(state);
-        for (to, answer) in answers {
-            // Who asked may have left in this moment.
-            drop(to.send(answer));
+        match &self.runtime {
+            Some(runtime) if answers.len() >= MANY => drop(runtime.spawn(async move { send(answers) })),
+            _ => send(answers),
         }
     }
 
@@ -166,7 +181,7 @@ impl Queue {
         state.removals.clear();
         state.overheads.clear();
         state.installs.clear();
-        Self::answer(state);
+        self.answer(state);
         self.ended.send_replace(true);
     }
 

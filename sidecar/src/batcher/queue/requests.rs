@@ -13,11 +13,29 @@ use super::steps::Wakes;
 use super::{LaneKey, Queue, State};
 use crate::batcher::policy::{Ask, Cut};
 use crate::batcher::probes::Pair;
+use crate::batcher::row::Row;
 use crate::batcher::{BatchError, Embedded, Work};
 use crate::metrics::LaneMetrics;
 use crate::traces::TraceLink;
 
-pub(super) type Answer = Result<Embedded, BatchError>;
+pub(super) type Answer = Result<Answered, BatchError>;
+
+/// What became of a request: its texts' vectors, in order, and its times as [`Embedded`] has them.
+#[derive(Debug)]
+pub(in crate::batcher) struct Answered {
+    rows: Vec<Row>,
+    queue: Duration,
+    engine: Duration,
+    engine_share_ns: u64,
+}
+
+impl Answered {
+    /// The vectors copied out of their batches.
+    pub(in crate::batcher) fn embedded(self) -> Embedded {
+        let Self { rows, queue, engine, engine_share_ns } = self;
+        Embedded { vectors: rows.iter().map(|it| it.to_vec()).collect(), queue, engine, engine_share_ns }
+    }
+}
 
 /// A batch of requests, taken out of the queue.
 pub(in crate::batcher) struct Batch {
@@ -40,14 +58,14 @@ pub(in crate::batcher) struct Outcome {
     pub(in crate::batcher) tokens: u64,
     pub(in crate::batcher) padded_tokens: u64,
     /// One a text, in the order of the batch.
-    pub(in crate::batcher) vectors: Vec<Result<Vec<f32>, Arc<str>>>,
+    pub(in crate::batcher) vectors: Vec<Result<Row, Arc<str>>>,
 }
 
 /// A request on its way.
 pub(super) struct Pending {
     pub(super) key: LaneKey,
     texts: Vec<Vec<u32>>,
-    vectors: Vec<Vec<f32>>,
+    rows: Vec<Row>,
     left: usize,
     submitted: Instant,
     started: bool,
@@ -127,7 +145,7 @@ impl Queue {
         if !state.removals.is_empty() || state.closing.is_some() {
             self.changed.notify_all();
         }
-        Self::answer(state);
+        self.answer(state);
     }
 }
 
@@ -155,7 +173,7 @@ impl State {
         let texts = work.texts.len();
         let pending = Pending {
             key: key.clone(),
-            vectors: vec![Vec::new(); texts],
+            rows: vec![Row::default(); texts],
             left: texts,
             texts: work.texts,
             submitted: now,
@@ -199,11 +217,11 @@ impl State {
         Batch { cut, texts, metrics, links: links.into_values().collect(), probe }
     }
 
-    fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Vec<f32>, Arc<str>>>, took: Duration, tokens: u64) {
+    fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Row, Arc<str>>>, took: Duration, tokens: u64) {
         let mut requests: HashMap<u64, u64> = HashMap::new();
         for (item, vector) in batch.cut.items.iter().zip(vectors) {
             let (Some(pending), Ok(vector)) = (self.pending.get_mut(&item.request), vector) else { continue };
-            pending.vectors[item.text] = vector;
+            pending.rows[item.text] = vector;
             pending.left -= 1;
             *requests.entry(item.request).or_default() += u64::from(item.tokens);
         }
@@ -213,7 +231,7 @@ impl State {
             pending.engine += took;
             pending.share_ns += (took.as_nanos() * u128::from(own) / u128::from(tokens.max(1))) as u64;
             if pending.left == 0 {
-                self.answer(request, |it| Ok(it.embedded(now)));
+                self.answer(request, |it| Ok(it.answered(now)));
             }
         }
     }
@@ -237,8 +255,8 @@ impl State {
 }
 
 impl Pending {
-    fn embedded(&mut self, now: Instant) -> Embedded {
+    fn answered(&mut self, now: Instant) -> Answered {
         let queue = now.saturating_duration_since(self.submitted).saturating_sub(self.engine);
-        Embedded { vectors: std::mem::take(&mut self.vectors), queue, engine: self.engine, engine_share_ns: self.share_ns }
+        Answered { rows: std::mem::take(&mut self.rows), queue, engine: self.engine, engine_share_ns: self.share_ns }
     }
 }
