@@ -195,7 +195,7 @@ mod tests {
         let watch = Watch { pid: me, every: Duration::from_millis(5), slope_after: Duration::ZERO, settle: Duration::ZERO };
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(samples(watch, Instant::now(), stopped));
-        tokio::time::sleep(Duration::from_millis(40)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         stop.send(()).unwrap();
         let (seen, ended) = task.await.unwrap();
         assert!(seen.len() >= 3 && !ended && seen.iter().all(|it| it.rss_bytes > 100_000 && it.open_files > 2), "{seen:?}");

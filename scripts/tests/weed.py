@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -41,39 +42,57 @@ def running(folder: Path) -> Iterator[Server]:
     account["actions"] = ["Admin", "Read", "Write", "List", "Tagging"]
     accounts = folder / "s3.json"
     accounts.write_text(json.dumps({"identities": [account]}), "utf-8")
-    ports = [f"-{part}.port{kind}={_free()}" for part in ("master", "volume", "filer") for kind in ("", ".grpc")]
-    port = _free()
+    listeners = [f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer") for kind in ("", ".grpc")]
+    ports = dict(zip(listeners, free_ports(len(listeners)), strict=True))
+    s3, master = ports["s3.port"], ports["master.port"]
     command = [Path(sys.executable).parent / "weed", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}"]
-    command += ["-s3", f"-s3.config={accounts}", f"-s3.port={port}", f"-s3.port.grpc={_free()}", *ports]
+    command += ["-s3", f"-s3.config={accounts}", *(f"-{listener}={port}" for listener, port in ports.items())]
     command += ["-master.volumeSizeLimitMB=128", "-volume.max=20"]
     # Catalogs that nobody asked for, on fixed ports: a second server on the machine would end over them.
     command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
-        _wait(f"http://127.0.0.1:{port}/", process, folder / "log")
-        yield Server(f"http://127.0.0.1:{port}")
+        _wait(s3, master, process, folder / "log")
+        yield Server(f"http://127.0.0.1:{s3}")
     finally:
         process.kill()
         process.wait()
 
 
-def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + 60
+def _wait(s3: int, master: int, process: subprocess.Popen, log: Path) -> None:
+    """A refusal means that it knows its accounts, a data node that it has room for objects."""
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=2)
+        if _asked(s3, "/")[0] == 403 and b'"DataNodes"' in _asked(master, "/dir/status")[1]:
             return
-        except urllib.error.HTTPError as answered:
-            if answered.code == 403:
-                return
-        except OSError:
-            pass
         time.sleep(0.1)
-    raise AssertionError(f"the S3 server did not answer: {log.read_text('utf-8', errors='replace')[-2000:]}")
+    raise AssertionError(f"the S3 server did not become ready: {log.read_text('utf-8', errors='replace')[-2000:]}")
 
 
-def _free() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _asked(port: int, path: str) -> tuple[int, bytes]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as refused:
+        return refused.code, b""
+    except OSError:
+        return 0, b""
+
+
+def free_ports(count: int) -> list[int]:
+    """Free ports on loopback, no two alike: one that was given back might be given again.
+
+    They are below those that the system hands out by itself.
+    """
+    with contextlib.ExitStack() as held:
+        found: list[int] = []
+        for port in random.sample(range(20_000, 32_000), 1_000):
+            probe = held.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise AssertionError("no free ports on loopback")

@@ -164,6 +164,8 @@ const STOP_GRACE: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone)]
 pub struct Batcher {
     queue: Arc<Queue>,
+    #[cfg(test)]
+    judge: Judge,
 }
 
 impl Batcher {
@@ -183,7 +185,12 @@ impl Batcher {
             std::thread::Builder::new().name(format!("executor-{worker}")).spawn(move || executor.run())
         };
         let threads = (0..workers).map(start).collect::<std::io::Result<_>>()?;
-        Ok((Self { queue }, threads))
+        let batcher = Self {
+            queue,
+            #[cfg(test)]
+            judge,
+        };
+        Ok((batcher, threads))
     }
 
     /// Why the device runs nothing any more; none: it does.

@@ -9,15 +9,21 @@ mod process;
 mod s3;
 mod system;
 
+use std::fs::File;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use serde_json::{Value, json};
 
 pub use process::{Process, program};
 pub use s3::S3Server;
 pub use system::{Client, Sidecar, System, get};
+
+/// Ports for tests: below those that Linux hands out by itself (`ip_local_port_range`), above those that programs are known by.
+const PORTS: Range<u16> = 20_000..32_000;
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -46,10 +52,25 @@ pub fn venv_program(name: &str) -> PathBuf {
     program
 }
 
-/// A port that was free a moment ago, on loopback.
+/// A free port on loopback that stays free for this process: no other test gets it, and the system hands it to nobody who takes any port.
+///
+/// A port that the system gave and that was given back would be anybody's until the program that it is for has started, seconds later.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port on loopback");
-    listener.local_addr().expect("its address").port()
+    static HELD: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let locks = std::env::temp_dir().join("akidb-test-ports");
+    std::fs::create_dir_all(&locks).expect("a folder for locks of ports");
+    let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+    let start = std::process::id() as u16;
+    let mut ports = (0..PORTS.end - PORTS.start).map(|it| PORTS.start + it.wrapping_add(start) % (PORTS.end - PORTS.start));
+    let free = ports.find_map(|port| {
+        let lock = File::options().create(true).append(true).open(locks.join(port.to_string())).ok()?;
+        let ours = lock.try_lock().is_ok() && TcpListener::bind(("127.0.0.1", port)).is_ok();
+        ours.then_some((port, lock))
+    });
+    let (port, lock) = free.expect("a free port on loopback");
+    // The lock goes with the process.
+    held.push(lock);
+    port
 }
 
 /// Writes a bundle's manifest anew after a file of it has changed: digests, sizes, and the variant's name.

@@ -51,7 +51,7 @@ impl Process {
     pub fn terminate(mut self) -> ExitStatus {
         let sent = Command::new("kill").arg(self.child.id().to_string()).status();
         assert!(sent.is_ok_and(|it| it.success()), "SIGTERM could not be sent to {}", self.name);
-        self.wait(Duration::from_secs(30))
+        self.wait(Duration::from_secs(90))
     }
 
     /// Waits until it ends by itself.

@@ -1,7 +1,5 @@
 //! A real S3 server (SeaweedFS) on free loopback ports. Enters: nothing. Leaves: endpoint and credentials. Never: a process after the drop.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -37,9 +35,9 @@ impl S3Server {
         );
         let config = folder.path().join("s3.json");
         std::fs::write(&config, accounts).expect("the accounts file");
-        let (child, port) = spawn(folder.path(), &config);
-        let server = Self { child, folder, endpoint: format!("http://127.0.0.1:{port}"), access_key, secret_key };
-        server.wait(port);
+        let (child, s3, master) = spawn(folder.path(), &config);
+        let server = Self { child, folder, endpoint: format!("http://127.0.0.1:{s3}"), access_key, secret_key };
+        server.wait(master);
         server
     }
 
@@ -54,11 +52,15 @@ impl S3Server {
         ]
     }
 
-    fn wait(&self, port: u16) {
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while !answers(port) {
+    /// A socket that listens does not mean that the server knows its accounts, nor a refusal that it has room for objects.
+    fn wait(&self, master: u16) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let room = format!("http://127.0.0.1:{master}/dir/status");
+        let is_ready =
+            || asked(&self.endpoint).is_some_and(|it| it.0 == 403) && asked(&room).is_some_and(|it| it.1.contains("\"DataNodes\""));
+        while !is_ready() {
             let log = || std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "the S3 server did not answer within 60 s: {}", log());
+            assert!(Instant::now() < deadline, "the S3 server did not become ready within 120 s: {}", log());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -72,31 +74,27 @@ impl Drop for S3Server {
     }
 }
 
-fn spawn(folder: &Path, config: &Path) -> (Child, u16) {
-    let s3 = free_port();
+/// The server, its S3 port and its master's.
+fn spawn(folder: &Path, config: &Path) -> (Child, u16, u16) {
+    let (s3, master) = (free_port(), free_port());
     let log = std::fs::File::create(folder.join("log")).expect("a log file");
     let mut weed = Command::new("sh");
     weed.args(["-c", LEASHED, "sh"]).arg(venv_program("weed"));
     weed.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-master.volumeSizeLimitMB=128", "-volume.max=20"]);
-    weed.arg(format!("-dir={}", folder.display())).arg(format!("-s3.config={}", config.display())).arg(format!("-s3.port={s3}"));
-    for listener in ["master", "volume", "filer"] {
-        weed.arg(format!("-{listener}.port={}", free_port())).arg(format!("-{listener}.port.grpc={}", free_port()));
+    weed.arg(format!("-dir={}", folder.display())).arg(format!("-s3.config={}", config.display()));
+    weed.arg(format!("-s3.port={s3}")).arg(format!("-master.port={master}"));
+    for listener in ["s3.port.grpc", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"] {
+        weed.arg(format!("-{listener}={}", free_port()));
     }
-    weed.arg(format!("-s3.port.grpc={}", free_port()));
     // Catalogs that nobody asked for, on fixed ports: a second server on the machine would end over them.
     weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
     weed.stdin(Stdio::piped()).stdout(log.try_clone().expect("a second handle")).stderr(log);
-    (weed.spawn().expect("the S3 server starts"), s3)
+    (weed.spawn().expect("the S3 server starts"), s3, master)
 }
 
-/// Whether the S3 port speaks HTTP: a listening socket alone does not mean that the server is ready.
-fn answers(port: u16) -> bool {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else { return false };
-    let mut answer = [0u8; 12];
-    stream.set_read_timeout(Some(Duration::from_secs(2))).is_ok()
-        && stream.write_all(b"GET / HTTP/1.0\r\nhost: localhost\r\n\r\n").is_ok()
-        && stream.read_exact(&mut answer).is_ok()
-        && answer.starts_with(b"HTTP/1.")
-        && &answer[9..12] == b"403"
+/// Status and body of a GET, if there is an answer.
+fn asked(url: &str) -> Option<(u16, String)> {
+    let agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(10))).build();
+    let mut answer = ureq::Agent::from(agent).get(url).call().ok()?;
+    Some((answer.status().as_u16(), answer.body_mut().read_to_string().ok()?))
 }

@@ -11,6 +11,9 @@ use tempfile::TempDir;
 use crate::process::{Process, program};
 use crate::{bundle, free_port, onnxruntime};
 
+/// How long a program may take to become ready where many share the machine.
+const READY: Duration = Duration::from_secs(180);
+
 /// A control plane and a sidecar with state in a temporary folder; [`System::another_sidecar`] starts more.
 #[derive(Debug)]
 pub struct System {
@@ -78,7 +81,7 @@ impl System {
         self.control =
             Some(Process::start("akidb-control-plane", &["serve"], &self.control_environment(), &self.path("control-plane.log")));
         let url = format!("http://127.0.0.1:{}/readyz", self.rest);
-        wait_ready(self.control.as_mut(), &url, Duration::from_secs(60));
+        wait_ready(self.control.as_mut(), &url, READY);
     }
 
     /// Starts the sidecar and waits until it is ready.
@@ -90,7 +93,7 @@ impl System {
         }
         self.spawn_sidecar();
         let url = format!("http://127.0.0.1:{}/readyz", self.api);
-        wait_ready(self.sidecar.as_mut(), &url, Duration::from_secs(120));
+        wait_ready(self.sidecar.as_mut(), &url, READY);
     }
 
     /// Starts the sidecar without waiting.
@@ -102,7 +105,7 @@ impl System {
     pub fn another_sidecar(&self, name: &str) -> Sidecar {
         let api = free_port();
         let mut process = Some(self.spawn(name, api, free_port()));
-        wait_ready(process.as_mut(), &format!("http://127.0.0.1:{api}/readyz"), Duration::from_secs(120));
+        wait_ready(process.as_mut(), &format!("http://127.0.0.1:{api}/readyz"), READY);
         Sidecar { api, _process: process }
     }
 
@@ -110,7 +113,9 @@ impl System {
         let config = self.path(&format!("{name}.toml"));
         std::fs::write(&config, self.config(name, api, ops)).expect("the sidecar's configuration");
         let arguments = ["--config", &config.display().to_string()];
-        Process::start("akidb-sidecar", &arguments, &[], &self.path(&format!("{name}.log")))
+        // After a batch that met a machine which stood still, the usual queue would refuse what waits behind the next one.
+        let patient = [("AKIDB_MAX_QUEUED_MS", "300000".to_owned())];
+        Process::start("akidb-sidecar", &arguments, &patient, &self.path(&format!("{name}.log")))
     }
 
     fn config(&self, name: &str, api: u16, ops: u16) -> String {
@@ -181,6 +186,15 @@ onnxruntime = "{}"
     /// A client with a connection of its own.
     pub fn client(&self) -> Client {
         Client::of(self.api)
+    }
+
+    /// Waits until the sidecar has taken the control plane's newest change, which must be one that it is told of.
+    pub fn until_followed(&self) {
+        self.until(Duration::from_secs(120), |it| {
+            let newest = &it.rest("GET", "snapshot?sku=cpu&region=local", None).1["version"]["n"];
+            let active = &it.rest("GET", "sidecars", None).1["sidecars"][0]["active_snapshot"]["n"];
+            if newest == active { Ok(()) } else { Err(format!("at {active}, the control plane at {newest}")) }
+        });
     }
 
     /// Waits until `what` holds.

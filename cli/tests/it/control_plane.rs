@@ -79,10 +79,10 @@ impl ControlPlane {
     }
 
     fn wait(&self) {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         while !(self.token_file().is_file() && self.answers()) {
             let log = || std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-            assert!(Instant::now() < deadline, "the control plane did not become ready within 60 s: {}", log());
+            assert!(Instant::now() < deadline, "the control plane did not become ready within 180 s: {}", log());
             std::thread::sleep(Duration::from_millis(50));
         }
     }

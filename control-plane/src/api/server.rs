@@ -93,7 +93,7 @@ mod tests {
         let (mut stream, begun) = (TcpStream::connect(address).await.unwrap(), Instant::now());
         stream.write_all(sent.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        let closed = tokio::time::timeout(Duration::from_secs(10), stream.read_to_string(&mut answer)).await;
+        let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await;
         assert!(closed.is_ok_and(|it| it.is_ok()), "`{sent}` holds its connection after {:?}", begun.elapsed());
         assert!(answer.contains(expected), "`{sent}` was answered `{answer}`");
         stop.cancel();

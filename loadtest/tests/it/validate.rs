@@ -135,7 +135,9 @@ async fn the_script_passes_options_and_exit_codes() {
     std::fs::copy(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/final-validation.sh"), &script).unwrap();
     let program = std::path::Path::new(env!("CARGO_BIN_EXE_akidb-loadtest")).parent().unwrap();
     let run = async |path: String, line: &str| {
-        let output = tokio::process::Command::new(&script).args(line.split_whitespace()).env("PATH", path).output().await.unwrap();
+        // By its interpreter: a file that was just written cannot be executed while a process that another test forked has it open.
+        let mut command = tokio::process::Command::new("/bin/sh");
+        let output = command.arg(&script).args(line.split_whitespace()).env("PATH", path).output().await.unwrap();
         (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     };
     let with = format!("{}:/usr/bin:/bin", program.display());

@@ -130,7 +130,7 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(sent.as_bytes()).await.unwrap();
         let mut answer = String::new();
-        let closed = tokio::time::timeout(Duration::from_secs(5), stream.read_to_string(&mut answer)).await;
+        let closed = tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await;
         assert!(closed.is_ok_and(|it| it.is_ok()) && answer.ends_with(expected), "`{sent}`: {answer}");
         stop.cancel();
         server.await.unwrap();

@@ -45,7 +45,7 @@ impl Markers {
             let digest = entry.file_name().to_string_lossy().into_owned();
             let text = format!("{} {PARDONED}", self.crashes(&digest));
             if self.suspected(&digest)
-                && let Err(error) = fs::write(entry.path(), text)
+                && let Err(error) = self.write(&digest, &text)
             {
                 tracing::warn!(%error, digest, "the activation marker cannot be written");
             }
@@ -54,10 +54,7 @@ impl Markers {
 
     /// Notes that a load begins; counted as a crash until [`Markers::clear`].
     pub fn begin(&self, digest: &str) -> io::Result<()> {
-        fs::write(&self.partial, (self.crashes(digest) + 1).to_string())?;
-        fs::File::open(&self.partial)?.sync_all()?;
-        fs::rename(&self.partial, self.folder.join(digest))?;
-        fs::File::open(&self.folder)?.sync_all()
+        self.write(digest, &(self.crashes(digest) + 1).to_string())
     }
 
     /// Notes that the process survived it.
@@ -65,6 +62,13 @@ impl Markers {
         if let Err(error) = fs::remove_file(self.folder.join(digest)).or_else(ignore_missing) {
             tracing::warn!(%error, digest, "the activation marker cannot be removed");
         }
+    }
+
+    fn write(&self, digest: &str, text: &str) -> io::Result<()> {
+        fs::write(&self.partial, text)?;
+        fs::File::open(&self.partial)?.sync_all()?;
+        fs::rename(&self.partial, self.folder.join(digest))?;
+        fs::File::open(&self.folder)?.sync_all()
     }
 
     fn crashes(&self, digest: &str) -> u32 {

@@ -90,10 +90,10 @@ impl Owner {
             let look = (!self.asking.is_empty()).then(|| Instant::now() + LOOK);
             let (retry, look) = (sleep_until(self.slots.values().filter_map(|it| it.retry_at).min()), sleep_until(look));
             tokio::select! {
-                () = stop.cancelled() => return self.end(),
+                () = stop.cancelled() => return self.end().await,
                 changed = plans.changed() => match changed {
                     Ok(()) => self.take(plans.borrow_and_update().clone()),
-                    Err(_) => return self.end(),
+                    Err(_) => return self.end().await,
                 },
                 Some(want) = self.wants.recv() => self.want(want),
                 Some(ask) = self.rooms.recv() => self.ask_room(ask),
@@ -106,9 +106,9 @@ impl Owner {
         }
     }
 
-    /// The process ends well: whatever loads now is not to blame.
-    fn end(self) {
-        drop(self.jobs);
+    /// The process ends well: whatever loads now is not to blame. Each load clears its marker as it goes; a pardon beside that would leave one.
+    async fn end(mut self) {
+        self.jobs.shutdown().await;
         if let Ok(markers) = Markers::open(&self.parts.state) {
             markers.pardon();
         }

@@ -14,8 +14,10 @@ mod traces;
 mod vectors;
 
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use akidb_sidecar::batcher::BatcherConfig;
+use akidb_sidecar::http::Limits;
 use serde_json::Value;
 
 use rig::Rig;
@@ -23,7 +25,26 @@ use rig::Rig;
 /// The rig that tests share when they do not change it.
 fn shared() -> &'static Rig {
     static RIG: OnceLock<Rig> = OnceLock::new();
-    RIG.get_or_init(|| Rig::start(BatcherConfig::default()))
+    RIG.get_or_init(|| Rig::start_with(patient(), Limits { deadline: Duration::from_secs(300), ..Limits::default() }))
+}
+
+/// A queue that is full of texts, not of time: a batch that met a machine which stood still would make it refuse what waits behind the next one.
+fn patient() -> BatcherConfig {
+    BatcherConfig { max_queued: Duration::from_secs(100_000), ..BatcherConfig::default() }
+}
+
+/// Waits until something holds, for as long as a busy machine may need.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within two minutes: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Texts that wait for a variant's engine.
+fn waiting(rig: &Rig, variant: &str) -> i64 {
+    rig.state.metrics.lane(&rig.manifest.model.name, variant).queue_depth.get()
 }
 
 /// An answer.
@@ -55,8 +76,9 @@ fn numbers(value: &Value) -> Vec<f32> {
     value.as_array().unwrap_or_else(|| panic!("a vector, not {value}")).iter().map(|it| it.as_f64().unwrap() as f32).collect()
 }
 
+/// A client that is never silent for good: a server that does not answer is a failure, not a test without an end.
 fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().http_status_as_error(false).build().into()
+    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(300))).build().into()
 }
 
 fn post(url: &str, body: &Value) -> Got {

@@ -44,12 +44,14 @@ struct Sidecar {
 /// A configuration that needs `state` and nothing else of the machine.
 fn config(state: &Path, more: &str) -> Config {
     let text = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\nops_listen = \"127.0.0.1:0\"\ndrain_timeout_ms = 5000\n[storage]\nstate_folder = \"{}\"\n\
+        "[server]\nlisten = \"127.0.0.1:0\"\nops_listen = \"127.0.0.1:0\"\ndrain_timeout_ms = 60000\n[storage]\nstate_folder = \"{}\"\n\
          [runtime]\nonnxruntime = \"{}\"\n{more}",
         state.display(),
         akidb_testkit::onnxruntime().display(),
     );
-    Config::parse(&text, state, &BTreeMap::new()).unwrap()
+    // After a batch that met a machine which stood still, the usual queue would refuse what waits behind the next one.
+    let patient = BTreeMap::from([("AKIDB_MAX_QUEUED_MS".to_owned(), "300000".to_owned())]);
+    Config::parse(&text, state, &patient).unwrap()
 }
 
 /// One entry of `[[embedding.models.available]]`.
@@ -76,7 +78,7 @@ impl Sidecar {
 
     /// Waits for a variant to be as wanted.
     async fn wait(&self, name: &str, wanted: impl Fn(&Variant) -> bool) -> Variant {
-        let until = Instant::now() + Duration::from_secs(60);
+        let until = Instant::now() + Duration::from_secs(120);
         loop {
             let variant = self.variant(name);
             if let Some(variant) = variant.clone().filter(|it| wanted(it)) {

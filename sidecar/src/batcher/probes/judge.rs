@@ -59,6 +59,12 @@ impl Judge {
         }
     }
 
+    /// Batches' vectors that wait for the thread.
+    #[cfg(test)]
+    pub(in crate::batcher) fn waiting(&self) -> usize {
+        self.vectors.load(Ordering::Relaxed)
+    }
+
     pub(in crate::batcher) fn take(&self, ran: Ran) {
         if self.facts.try_send(Fact::Ran(Box::new(ran))).is_err() {
             self.metrics.probe("dropped");

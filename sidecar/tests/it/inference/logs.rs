@@ -2,11 +2,10 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{get, post};
+use super::{get, post, until};
 
 /// What a sidecar with these settings logs while it answers some requests, as JSON lines.
 fn log_of(settings: &str, level: &str, texts: &[String]) -> Vec<Value> {
@@ -15,11 +14,7 @@ fn log_of(settings: &str, level: &str, texts: &[String]) -> Vec<Value> {
     let log = folder.path().join("log");
     let mut child = start(folder.path(), &format!("format = \"json\"\nlevel = \"{level}\"\n{settings}"), port, &log);
     let url = format!("http://127.0.0.1:{port}");
-    let until = Instant::now() + Duration::from_secs(60);
-    while ureq::get(format!("{url}/readyz")).call().is_err() {
-        assert!(Instant::now() < until, "not ready within a minute: {}", std::fs::read_to_string(&log).unwrap());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until("a ready sidecar", || ureq::get(format!("{url}/readyz")).call().is_ok());
     assert_eq!(get(&format!("{url}/v1/models")).status, 200);
     for text in texts {
         assert_eq!(post(&format!("{url}/embed"), &json!({ "inputs": text })).status, 200);

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -151,6 +152,19 @@ impl Rig {
         self.variant(name, self.runtime.block_on(self.state.batcher.install(engine)))
     }
 
+    /// A variant whose engine stays inside each batch until the test lets it go: no test of it depends on how fast the machine is.
+    pub(crate) fn held(&self, name: &str) -> (Variant, Held) {
+        let ((begun, batches), (holds, go), dimension) = (channel(), channel::<()>(), self.manifest.model.dimension as usize);
+        let variant = self.fake(name, move |batch| {
+            // The test may have heard enough.
+            begun.send(batch.rows).ok();
+            // Nothing is ever sent: an error means that it is let go.
+            go.recv().ok();
+            Ok(vec![0.05; batch.rows * dimension])
+        });
+        (variant, Held { batches, _holds: holds })
+    }
+
     /// The real variant.
     pub(crate) fn real(&self) -> Variant {
         self.variant("fp32", self.engine)
@@ -202,6 +216,24 @@ async fn listen(state: &AppState, stop: &CancellationToken, socket: &std::path::
     tokio::spawn(http::serve(Listener::Tcp(tcp), router.clone(), stop.clone(), Duration::from_secs(10)));
     tokio::spawn(http::serve(Listener::Unix(unix), router, stop.clone(), Duration::from_secs(10)));
     address
+}
+
+/// A held engine; dropped, it lets go for good.
+pub(crate) struct Held {
+    batches: std::sync::mpsc::Receiver<usize>,
+    _holds: std::sync::mpsc::Sender<()>,
+}
+
+impl Held {
+    /// Waits until the next batch is inside; answers its texts.
+    pub(crate) fn inside(&self) -> usize {
+        self.batches.recv_timeout(Duration::from_secs(120)).expect("a batch within two minutes")
+    }
+
+    /// Lets go; the texts of batches that come from then on.
+    pub(crate) fn let_go(self) -> std::sync::mpsc::Receiver<usize> {
+        self.batches
+    }
 }
 
 type Run = Box<dyn FnMut(&TokenBatch) -> Result<Vec<f32>, EngineError> + Send>;

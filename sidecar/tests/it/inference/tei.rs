@@ -8,7 +8,7 @@ use akidb_sidecar::engine::EngineError;
 use serde_json::{Value, json};
 
 use super::rig::Rig;
-use super::{Got, embed, get, numbers, post, shared};
+use super::{Got, embed, get, numbers, post, shared, until, waiting};
 
 fn ask(body: &Value) -> Got {
     post(&shared().url("/embed"), body)
@@ -80,21 +80,18 @@ fn an_engine_that_fails_a_full_queue_and_a_model_that_is_not_ready() {
     let ask = |inputs: Value| post(&rig.url("/embed"), &json!({ "inputs": inputs }));
     rig.publish(vec![rig.fake("failing", |_| Err(EngineError::Run("secret".into())))], None);
     refused(&ask(json!("a")), 424, "Backend", "log");
-    let slow = rig.fake("slow", |batch| {
-        std::thread::sleep(Duration::from_millis(300));
-        Ok(vec![0.05; batch.rows * 384])
-    });
+    let (slow, held) = rig.held("slow");
     rig.publish(vec![slow], None);
-    let got: Vec<Got> = std::thread::scope(|scope| {
-        let sent: Vec<_> = (0..12).map(|_| scope.spawn(|| ask(json!(["a", "b"])))).collect();
-        sent.into_iter().map(|it| it.join().unwrap()).collect()
-    });
-    let full: Vec<&Got> = got.iter().filter(|it| it.status != 200).collect();
-    assert!(!full.is_empty() && full.len() < got.len());
-    for got in full {
-        refused(got, 429, "Overloaded", "try again");
+    std::thread::scope(|scope| {
+        scope.spawn(|| assert_eq!(ask(json!(["a", "b"])).status, 200, "an empty queue takes any"));
+        held.inside();
+        scope.spawn(|| assert_eq!(ask(json!(["a", "b"])).status, 200, "nobody waits yet"));
+        until("two texts that wait", || waiting(&rig, "slow") == 2);
+        let got = ask(json!(["a", "b"]));
+        refused(&got, 429, "Overloaded", "try again");
         assert!(got.header("retry-after").parse::<u64>().is_ok_and(|it| it > 0));
-    }
+        drop(held);
+    });
     let mut loading = rig.real();
     (loading.loaded, loading.state) = (None, akidb_sidecar::serving::VariantState::Loading);
     rig.publish(vec![loading], None);

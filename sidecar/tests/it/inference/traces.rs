@@ -1,22 +1,20 @@
 //! Spans as a collector gets them over OTLP.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
 
-use akidb_sidecar::batcher::BatcherConfig;
 use akidb_sidecar::config::{Config, Traces};
 use akidb_sidecar::http::Limits;
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::json;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::rig::Rig;
-use super::{agent, send};
+use super::{agent, patient, send, until, waiting};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
@@ -39,15 +37,15 @@ impl TraceService for Collector {
 /// A rig that traces what its callers trace, and a `ratio` of the rest.
 fn traced(ratio: f64) -> (Rig, Receiver<Span>) {
     let (sender, spans) = channel();
-    let address = SocketAddr::from(([127, 0, 0, 1], akidb_testkit::free_port()));
-    let traces = Traces { otlp_endpoint: Some(format!("http://{address}")), sample_ratio: ratio };
-    let rig = Rig::start_traced(BatcherConfig::default(), Limits::default(), &traces);
-    rig.runtime.spawn(tonic::transport::Server::builder().add_service(TraceServiceServer::new(Collector(sender))).serve(address));
-    let until = Instant::now() + Duration::from_secs(10);
-    while std::net::TcpStream::connect(address).is_err() {
-        assert!(Instant::now() < until);
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let traces = Traces { otlp_endpoint: Some(format!("http://{}", listener.local_addr().unwrap())), sample_ratio: ratio };
+    let rig = Rig::start_traced(patient(), Limits::default(), &traces);
+    rig.runtime.spawn(async {
+        let incoming = TcpListenerStream::new(tokio::net::TcpListener::from_std(listener).unwrap());
+        let collector = tonic::transport::Server::builder().add_service(TraceServiceServer::new(Collector(sender)));
+        collector.serve_with_incoming(incoming).await.unwrap();
+    });
     (rig, spans)
 }
 
@@ -59,9 +57,15 @@ fn ask(rig: &Rig, traceparent: Option<&str>, text: &str) -> u16 {
     send(request.send(json!({ "model": "all-MiniLM-L6-v2", "input": text }).to_string())).status
 }
 
-fn sent(rig: &Rig, spans: &Receiver<Span>) -> Vec<Span> {
-    rig.state.traces.flush();
-    spans.try_iter().collect()
+/// What was sent, once it is so many spans or more: a flush gives up after some seconds.
+fn sent(rig: &Rig, spans: &Receiver<Span>, least: usize) -> Vec<Span> {
+    let mut all = Vec::new();
+    until("as many spans", || {
+        rig.state.traces.flush();
+        all.extend(spans.try_iter());
+        all.len() >= least
+    });
+    all
 }
 
 fn named<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
@@ -72,7 +76,7 @@ fn named<'a>(spans: &'a [Span], name: &str) -> Vec<&'a Span> {
 fn the_callers_trace_goes_on_through_stages_and_batch() {
     let (rig, spans) = traced(0.0);
     assert_eq!(ask(&rig, Some(&format!("00-{TRACE}-{CALLER}-01")), "hello"), 200);
-    let spans = sent(&rig, &spans);
+    let spans = sent(&rig, &spans, 5);
     let request = named(&spans, "embed")[0];
     assert_eq!((hex::encode(&request.trace_id), hex::encode(&request.parent_span_id)), (TRACE.to_owned(), CALLER.to_owned()));
     let mut end = request.start_time_unix_nano;
@@ -96,28 +100,37 @@ fn the_sampled_flag_and_the_ratio_decide() {
     let (rig, spans) = traced(0.0);
     assert_eq!(ask(&rig, None, "a"), 200);
     assert_eq!(ask(&rig, Some(&format!("00-{TRACE}-{CALLER}-00")), "a"), 200);
-    assert_eq!(sent(&rig, &spans), []);
+    assert_eq!(sent(&rig, &spans, 0), []);
     assert_eq!(ask(&rig, Some(&format!("00-{TRACE}-{CALLER}-01")), ""), 422);
-    let failed = sent(&rig, &spans);
+    let failed = sent(&rig, &spans, 1);
     assert_eq!(failed.len(), 1);
     assert!(format!("{failed:?}").contains("error.type") && failed[0].status.as_ref().is_some_and(|it| it.code == 2), "{failed:?}");
 
     let (rig, spans) = traced(1.0);
     assert_eq!(ask(&rig, None, "a"), 200);
     assert_eq!(ask(&rig, Some(&format!("00-{TRACE}-{CALLER}-00")), "a"), 200);
-    assert_eq!(named(&sent(&rig, &spans), "embed").len(), 1);
+    assert_eq!(named(&sent(&rig, &spans, 5), "embed").len(), 1);
 }
 
 #[test]
 fn a_batch_points_at_all_its_requests() {
     let (rig, spans) = traced(1.0);
+    let (busy, held) = rig.held("busy");
+    rig.publish(vec![rig.real(), busy], None);
     std::thread::scope(|scope| {
+        // The device is busy until all wait. The request that keeps it busy is not traced.
+        let untraced = agent().post(rig.url("/v1/embeddings")).header("traceparent", format!("00-{TRACE}-{CALLER}-00"));
+        let body = json!({ "model": "all-MiniLM-L6-v2@busy", "input": "a" }).to_string();
+        scope.spawn(|| send(untraced.content_type("application/json").send(body)));
+        held.inside();
         for i in 0..16 {
             let rig = &rig;
             scope.spawn(move || assert_eq!(ask(rig, None, &format!("text {i}")), 200));
         }
+        until("16 texts that wait", || waiting(&rig, "fp32") == 16);
+        drop(held);
     });
-    let spans = sent(&rig, &spans);
+    let spans = sent(&rig, &spans, 16 * 4 + 1);
     let mut linked: Vec<_> = named(&spans, "batch").iter().flat_map(|it| &it.links).map(|it| it.span_id.clone()).collect();
     let mut asked: Vec<_> = named(&spans, "embed").iter().map(|it| it.span_id.clone()).collect();
     linked.sort();

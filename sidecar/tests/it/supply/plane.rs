@@ -80,13 +80,13 @@ impl Plane {
 
     /// Waits for something to be seen.
     pub(super) async fn until<T>(&self, what: &str, look: impl Fn(&Seen) -> Option<T>) -> T {
-        for _ in 0..3_000 {
+        for _ in 0..9_000 {
             if let Some(found) = look(&self.seen.lock().unwrap()) {
                 return found;
             }
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
-        panic!("not seen within a minute: {what}");
+        panic!("not seen within three minutes: {what}");
     }
 }
 
@@ -118,14 +118,24 @@ impl Fleet for Plane {
             return Err(Status::invalid_argument(format!("window {}", bad.sequence)));
         }
         seen.lost_through = seen.lost_through.max(request.lost_through);
-        let boot = seen.windows.entry(request.boot_id).or_default();
-        boot.extend(request.windows.into_iter().map(|it| (it.sequence, it)));
-        let mark = boot.keys().last().copied().unwrap_or(0).max(request.lost_through);
+        // A hole waits for the window that is missing.
+        let mut mark = seen.mark(&request.boot_id).max(request.lost_through);
+        for window in request.windows {
+            if window.sequence == mark + 1 {
+                mark = window.sequence;
+                seen.windows.entry(request.boot_id.clone()).or_default().insert(mark, window);
+            }
+        }
         Ok(Response::new(v1::ReportResponse { epoch: 1, high_water_mark: mark }))
     }
 }
 
 impl Seen {
+    /// Up to which window a boot is known.
+    fn mark(&self, boot: &str) -> u64 {
+        self.windows.get(boot).and_then(|it| it.keys().last().copied()).unwrap_or(0)
+    }
+
     fn take(
         &mut self,
         message: v1::WatchRequest,
@@ -134,10 +144,7 @@ impl Seen {
     ) -> Vec<v1::WatchResponse> {
         match message.message {
             Some(In::Identity(identity)) => {
-                let mark = |boot: &String| v1::Mark {
-                    boot_id: boot.clone(),
-                    high_water_mark: self.windows.get(boot).and_then(|it| it.keys().last().copied()).unwrap_or(0),
-                };
+                let mark = |boot: &String| v1::Mark { boot_id: boot.clone(), high_water_mark: self.mark(boot) };
                 let marks = identity.spooled_boots.iter().map(mark).collect();
                 self.identities.push(identity);
                 self.tokens.push(token.to_owned());

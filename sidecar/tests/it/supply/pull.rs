@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
 
 use akidb_domain::bundle::Manifest;
 use akidb_domain::snapshot::{ServedArtifact, ServedFile};
@@ -84,20 +85,26 @@ async fn a_download_that_broke_off_goes_on_where_it_was() {
     let (_, store) = server().await;
     let folder = tempfile::tempdir().unwrap();
     let artifact = artifact("s3://models/minilm");
-    let (first, seen) = (artifacts(folder.path(), 1 << 30, store.clone()), Arc::new(AtomicU64::new(0)));
-    let (work, watched) = (artifact.clone(), seen.clone());
+    let (first, work) = (artifacts(folder.path(), 1 << 30, store.clone()), artifact.clone());
+    let ((half, got), (aborted, go_on)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel::<()>());
+    let (half, go_on) = (Mutex::new(half), Mutex::new(go_on));
     let pull = tokio::spawn(async move {
-        let progress = move |done, _| watched.store(done, Ordering::SeqCst);
+        // It stays in its middle until it has been aborted.
+        let progress = move |done: u64, _| {
+            if done >= 16 << 20 {
+                half.lock().unwrap().send(()).ok();
+                go_on.lock().unwrap().recv().ok();
+            }
+        };
         first.pull(&work, "m", &progress).await.map(|it| it.folder.clone())
     });
-    while seen.load(Ordering::SeqCst) < 16 << 20 {
-        tokio::task::yield_now().await;
-    }
+    tokio::task::spawn_blocking(move || got.recv_timeout(Duration::from_secs(120)).expect("a part of the file")).await.unwrap();
     pull.abort();
+    drop(aborted);
     assert!(pull.await.unwrap_err().is_cancelled());
 
     let second = artifacts(folder.path(), 1 << 30, store);
-    let steps = std::sync::Mutex::new(Vec::new());
+    let steps = Mutex::new(Vec::new());
     let view = second.pull(&artifact, "m", &|done, total| steps.lock().unwrap().push((done, total))).await.unwrap();
     let steps = steps.into_inner().unwrap();
     let total: u64 = artifact.files.iter().map(|it| it.file.bytes).sum();

@@ -1,5 +1,7 @@
 //! Artifacts that must not serve, each refused in one sentence that names it.
 
+use std::time::{Duration, Instant};
+
 use akidb_domain::snapshot::VariantRef;
 use akidb_sidecar::models::bundles::Bundles;
 use akidb_sidecar::models::entries;
@@ -114,7 +116,9 @@ async fn a_new_version_takes_over_only_once_it_serves() {
     (model.default, model.variants[0].at) = (at.clone(), at);
     sidecar.models.follow(next);
     // Until the last moment the old version answers; no request meets a gap.
+    let until = Instant::now() + Duration::from_secs(120);
     loop {
+        assert!(Instant::now() < until, "{:?}", sidecar.state.serving.load().models[MODEL]);
         let answer = sidecar.embed_ok().await;
         assert_eq!(answer["variant"], "fp32");
         let serving = sidecar.state.serving.load();
