@@ -318,7 +318,9 @@ mod tests {
             move |all: &mut Vec<Tenant>, it: &mut Ask<'_>| {
                 on_gpu(all);
                 all[1].bytes.host = 260;
-                all.iter_mut().for_each(|it| it.kept = true);
+                for it in all.iter_mut() {
+                    it.kept = true;
+                }
                 it.bytes = bytes;
             }
         };
