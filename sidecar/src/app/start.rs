@@ -262,12 +262,13 @@ fn memory(config: &Config, machine: &Machine) -> Memory {
 
 fn batching(config: &Config, machine: &Machine) -> BatcherConfig {
     let (it, usual) = (&config.batching, BatcherConfig::default());
-    let on_gpu = machine.best() != ExecutionProvider::Cpu;
+    let (on_gpu, devices) = (machine.best() != ExecutionProvider::Cpu, machine.gpus().len().max(1));
     BatcherConfig {
         enabled: it.enabled,
         max_batch_size: it.max_batch_size.unwrap_or(usual.max_batch_size),
         learn_size: it.max_batch_size.is_none(),
-        workers: if on_gpu { config.runtime.contexts * config.runtime.device_ids.len().max(1) } else { 1 },
+        workers: if on_gpu { config.runtime.contexts * devices } else { 1 },
+        devices,
         max_wait: it.max_wait,
         adaptive: it.adaptive,
         max_batch_tokens: it.max_batch_tokens.unwrap_or(usual.max_batch_tokens),

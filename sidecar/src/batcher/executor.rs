@@ -101,7 +101,7 @@ impl Executor {
         }
         // Copied before the vectors leave with their answers.
         let (good, known) = (vectors.iter().all(Result::is_ok), recent(&batch, &vectors));
-        self.queue.finish(&batch, Outcome { from: began, to, busy, tokens, padded_tokens, vectors });
+        self.queue.finish(self.worker, &batch, Outcome { from: began, to, busy, tokens, padded_tokens, vectors });
         if good {
             self.offer(batch, known);
         }
