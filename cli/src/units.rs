@@ -33,6 +33,22 @@ pub(crate) fn picodollars(text: &str) -> Option<i128> {
     akidb_domain::cost::parse_dollars(text).ok().map(i128::from)
 }
 
+/// `31.8 mJ`, `12.5 J`, `1.5 Wh`: of so many joules, three significant digits; of one request, of a window, of a day.
+pub(crate) fn joules(joules: f64) -> String {
+    const UNITS: [(f64, &str); 5] = [(3.6e9, "MWh"), (3.6e6, "kWh"), (3.6e3, "Wh"), (1.0, "J"), (1e-3, "mJ")];
+    let (size, unit) = UNITS.into_iter().find(|it| joules >= it.0).unwrap_or((1e-3, "mJ"));
+    let value = joules / size;
+    let digits = (2.0 - value.log10().floor()).clamp(0.0, 6.0) as usize;
+    let text = format!("{value:.digits$}");
+    let short = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{short} {unit}")
+}
+
+/// The same of millijoules.
+pub(crate) fn energy(millijoules: i128) -> String {
+    joules(millijoules as f64 / 1e3)
+}
+
 /// The first 12 digits of a digest: enough to tell artifacts apart, and accepted where a digest is asked for.
 pub(crate) fn short(digest: &str) -> String {
     digest.chars().take(12).collect()
@@ -52,6 +68,19 @@ mod tests {
         check(999_960, "1.0 MB");
         check(1_500_000_000, "1.5 GB");
         check(u64::MAX, "18446.7 PB");
+    }
+
+    #[test]
+    fn energies() {
+        let check = |n, expected| assert_eq!(joules(n), expected, "{n}");
+        check(0.0, "0 mJ");
+        check(0.000_45, "0.45 mJ");
+        check(0.031_75, "31.8 mJ");
+        check(0.7, "700 mJ");
+        check(12.5, "12.5 J");
+        check(5_400.0, "1.5 Wh");
+        check(7.2e6, "2 kWh");
+        check(3.6e13, "10000 MWh");
     }
 
     #[test]

@@ -108,7 +108,7 @@ fn v1() -> OpenApiRouter<ApiState> {
         .routes(routes!(blobs::put, blobs::head))
         .routes(routes!(prices::list, prices::create))
         .routes(routes!(costs::costs))
-        .routes(routes!(costs::cost_per_request))
+        .routes(routes!(costs::per_request::cost_per_request))
         .routes(routes!(fleet::list))
         .routes(routes!(fleet::get))
         .routes(routes!(fleet::snapshot))

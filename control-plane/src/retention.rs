@@ -96,6 +96,7 @@ mod tests {
                 start_ns: 1,
                 end_ns: 2,
                 spend: None,
+                energy: None,
                 received_at: day * DAY_MS,
                 payload: Vec::new(),
             };

@@ -3,8 +3,8 @@
 //! Enters: price rows, nanoseconds, tokens. Leaves: picodollars whose parts sum to the spend exactly. Never: a float.
 //!
 //! Spend over `[a, b)` is `F(b) - F(a)` with `F(t) = floor(price x share x t / 3.6e18)`, t in ns since an anchor, price in picodollars an
-//! hour, share in parts in a million; so adjacent stretches add up to the whole without rounding (it telescopes). What is
-//! left of a rounded division goes to the largest remainders (Hamilton's method).
+//! hour, share in parts in a million of one device (2,000,000: two whole ones); so adjacent stretches add up to the whole without rounding (it
+//! telescopes). What is left of a rounded division goes to the largest remainders (Hamilton's method).
 
 use serde::{Deserialize, Serialize};
 
@@ -27,14 +27,16 @@ pub struct Price {
     pub source: String,
 }
 
-/// A whole device.
+/// One whole device; several count so many times that.
 pub const WHOLE_DEVICE_PPM: u32 = 1_000_000;
 
 const DIVISOR: i128 = 3_600_000_000_000 * 1_000_000;
 
 /// `F(t)` of the module's formula.
 pub fn spend_until(picodollars_per_hour: i64, share_ppm: u32, elapsed_ns: u64) -> i128 {
-    i128::from(picodollars_per_hour) * i128::from(share_ppm) * i128::from(elapsed_ns) / DIVISOR
+    let (rate, elapsed) = (i128::from(picodollars_per_hour) * i128::from(share_ppm), i128::from(elapsed_ns));
+    // In two parts, as the product of all three may not fit: floor((q x D + r) x t / D) = q x t + floor(r x t / D).
+    rate / DIVISOR * elapsed + rate % DIVISOR * elapsed / DIVISOR
 }
 
 /// Spend and the time it covers.
@@ -87,7 +89,7 @@ pub fn allocate(total: i128, weights: &[u128]) -> Vec<i128> {
     parts
 }
 
-/// How a stretch's spend divides.
+/// How what a stretch took divides: its spend, or its energy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Division {
     /// Per lane, in the order given.
@@ -98,8 +100,8 @@ pub struct Division {
     pub idle: i128,
 }
 
-/// Divides a stretch's spend over engine time of lanes, overhead and idle time. Streams that overlap (busy > `length_ns`) are scaled
-/// down to the stretch, and leave no idle time.
+/// Divides a stretch's spend over engine time of lanes, overhead and idle time. `length_ns`: device time, of several devices all of it. Streams
+/// that overlap (busy > `length_ns`) are scaled down to the stretch, and leave no idle time.
 pub fn divide(spend: i128, length_ns: u64, lane_ns: &[u64], overhead_ns: &[u64]) -> Division {
     let used: u128 = lane_ns.iter().chain(overhead_ns).map(|it| u128::from(*it)).sum();
     let idle = u128::from(length_ns).saturating_sub(used);
@@ -165,6 +167,16 @@ mod tests {
         let two_dollars = price(2_000_000_000_000, 0, None);
         let got = spend(&[two_dollars], WHOLE_DEVICE_PPM, 5, 5, 5 + 3_600_000_000_000);
         assert_eq!(got, Spend { picodollars: 2_000_000_000_000, priced_ns: 3_600_000_000_000 });
+    }
+
+    #[test]
+    fn two_devices_cost_two_prices_and_the_largest_amounts_fit() {
+        let rows = [price(2_000_000_000_000, 0, None)];
+        let got = spend(&rows, 2 * WHOLE_DEVICE_PPM, 5, 5, 5 + 1_800_000_000_000);
+        assert_eq!(got, Spend { picodollars: 2_000_000_000_000, priced_ns: 1_800_000_000_000 });
+        let hours = u64::MAX / 3_600_000_000_000;
+        let most = spend_until(i64::MAX, 8 * WHOLE_DEVICE_PPM, hours * 3_600_000_000_000);
+        assert_eq!(most, i128::from(i64::MAX) * 8 * i128::from(hours));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! - [`sketch`]: mergeable latency histograms
 //! - [`window`]: what a sidecar reports of a second of work
 //! - [`cost`]: spend, direct cost, overhead and idle to the picodollar
+//! - [`energy`]: the same of what devices drew, to the millijoule
 //! - [`decision`]: when a canary grows, waits or is rolled back
 //! - [`reference`](mod@reference): parity with reference vectors
 //! - [`agreement`]: how far two engines' vectors agree, recall@10 among it
@@ -21,6 +22,7 @@ pub mod benchmark;
 pub mod bundle;
 pub mod cost;
 pub mod decision;
+pub mod energy;
 pub mod profile;
 pub mod reference;
 pub mod sketch;

@@ -15,6 +15,8 @@ pub const MAX_LANES: usize = 256;
 pub const MAX_CONSUMERS: usize = 128;
 /// Most probes a window may carry.
 pub const MAX_PROBES: usize = 64;
+/// Most devices a sidecar may occupy.
+pub const MAX_DEVICES: u32 = 8;
 /// Most lease gaps a window may carry: experiments and phases that lay in it.
 pub const MAX_LEASE_GAPS: usize = 64;
 /// Token-length buckets of a request's latency: up to so many tokens of its longest text, and one bucket for more.
@@ -49,6 +51,13 @@ pub struct Window {
     /// Experiments whose lease had run out for a part of it.
     #[serde(default)]
     pub lease_gaps: Vec<LeaseGap>,
+}
+
+impl Window {
+    /// Time of its devices, ns: as long as it is, times their number.
+    pub fn device_ns(&self) -> u64 {
+        self.end_ns.saturating_sub(self.start_ns).saturating_mul(u64::from(self.device.devices))
+    }
 }
 
 /// One batch on both engines of an experiment: same tensors, random order, off the request path.
@@ -92,18 +101,21 @@ pub fn length_bucket(longest: u32) -> usize {
     LENGTH_BOUNDS.iter().take_while(|bound| longest > **bound).count()
 }
 
-/// What a device did in a window.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// What a sidecar's devices did in a window: one, or several of one kind that serve together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceUsage {
-    /// GPU UUID, or `cpu-<node>` for a CPU.
+    /// GPU UUID, of several the first's, or `cpu-<node>` for a CPU.
     pub uuid: String,
     /// Price book key, e.g. `nvidia-h200` or `cpu`.
     pub sku: String,
     /// Price book key.
     pub region: String,
-    /// Part of the device this sidecar occupies, in parts in a million.
+    /// Part of each device this sidecar occupies, in parts in a million.
     pub share_ppm: u32,
-    /// Engine time of lanes, ns; the sum of the lanes' `engine_ns`.
+    /// How many there are, 1 to [`MAX_DEVICES`]; each is paid for.
+    #[serde(default = "one")]
+    pub devices: u32,
+    /// Engine time of lanes, ns, over all devices; the sum of the lanes' `engine_ns`.
     pub busy_ns: u64,
     /// Engine time that served no request.
     pub overheads: Vec<Overhead>,
@@ -113,6 +125,43 @@ pub struct DeviceUsage {
     pub cumulative_busy_ns: u64,
     /// Since boot, as this sidecar priced it; 0 without a price.
     pub cumulative_spend_picodollars: i64,
+    /// What the devices drew, whole and all together, mJ; none where nothing measured it.
+    #[serde(default)]
+    pub energy_millijoules: Option<u64>,
+    /// Of all windows since boot, this one included, mJ.
+    #[serde(default)]
+    pub cumulative_energy_millijoules: u64,
+}
+
+impl DeviceUsage {
+    /// What is paid for, in parts in a million of one device.
+    pub fn occupied_ppm(&self) -> u32 {
+        self.share_ppm.saturating_mul(self.devices)
+    }
+}
+
+impl Default for DeviceUsage {
+    fn default() -> Self {
+        Self {
+            uuid: String::new(),
+            sku: String::new(),
+            region: String::new(),
+            share_ppm: 0,
+            devices: one(),
+            busy_ns: 0,
+            overheads: Vec::new(),
+            cumulative_elapsed_ns: 0,
+            cumulative_busy_ns: 0,
+            cumulative_spend_picodollars: 0,
+            energy_millijoules: None,
+            cumulative_energy_millijoules: 0,
+        }
+    }
+}
+
+/// Before windows said how many devices they are of, it was one.
+fn one() -> u32 {
+    1
 }
 
 /// Device time that no request asked for.
@@ -235,5 +284,16 @@ mod tests {
         let at = |tokens| length_bucket(tokens);
         assert_eq!([0, 16, 17, 64, 65, 256, 257, u32::MAX].map(at), [0, 0, 1, 1, 2, 2, 3, 3]);
         assert_eq!(length_bucket(u32::MAX) + 1, LENGTH_BUCKETS);
+    }
+
+    #[test]
+    fn a_window_from_before_devices_were_counted_is_of_one_and_was_not_measured() {
+        let old = r#"{"sequence": 1, "snapshot": {"epoch": 1, "n": 2}, "start_ns": 5, "end_ns": 9, "lanes": [], "lost_observations": 0, "last": false,
+            "device": {"uuid": "GPU-a", "sku": "h", "region": "r", "share_ppm": 500000, "busy_ns": 3, "overheads": [],
+                       "cumulative_elapsed_ns": 9, "cumulative_busy_ns": 3, "cumulative_spend_picodollars": 1}}"#;
+        let window: Window = serde_json::from_str(old).unwrap();
+        let device = &window.device;
+        assert_eq!((device.devices, device.energy_millijoules, device.cumulative_energy_millijoules), (1, None, 0));
+        assert_eq!((device.occupied_ppm(), window.device_ns()), (500_000, 4));
     }
 }

@@ -143,6 +143,9 @@ impl From<dom::DeviceUsage> for v1::DeviceUsage {
             cumulative_elapsed_ns: it.cumulative_elapsed_ns,
             cumulative_busy_ns: it.cumulative_busy_ns,
             cumulative_spend_picodollars: it.cumulative_spend_picodollars,
+            devices: Some(it.devices),
+            energy_millijoules: it.energy_millijoules,
+            cumulative_energy_millijoules: it.cumulative_energy_millijoules,
         }
     }
 }
@@ -153,6 +156,11 @@ impl TryFrom<v1::DeviceUsage> for dom::DeviceUsage {
     fn try_from(it: v1::DeviceUsage) -> Result<Self, WireError> {
         if it.share_ppm > 1_000_000 {
             return Err(WireError::invalid("device.share_ppm", format!("{} is more than the whole device", it.share_ppm)));
+        }
+        // Sidecars of before said nothing; they billed one.
+        let devices = it.devices.unwrap_or(1);
+        if !(1..=dom::MAX_DEVICES).contains(&devices) {
+            return Err(WireError::invalid("device.devices", format!("{devices} is not in 1 to {}", dom::MAX_DEVICES)));
         }
         let overhead = |it: v1::Overhead| dom::Overhead {
             cause: it.cause,
@@ -171,6 +179,9 @@ impl TryFrom<v1::DeviceUsage> for dom::DeviceUsage {
             cumulative_elapsed_ns: it.cumulative_elapsed_ns,
             cumulative_busy_ns: it.cumulative_busy_ns,
             cumulative_spend_picodollars: it.cumulative_spend_picodollars,
+            devices,
+            energy_millijoules: it.energy_millijoules,
+            cumulative_energy_millijoules: it.cumulative_energy_millijoules,
         })
     }
 }

@@ -69,8 +69,10 @@ proptest! {
         lanes in prop::collection::vec(lanes(), 0..4),
         probes in prop::collection::vec(probes(), 0..=MAX_PROBES),
         gaps in prop::collection::vec(gaps(), 0..3),
+        (devices, energy_millijoules, cumulative_energy_millijoules) in (1..=8u32, any::<Option<u64>>(), any::<u64>()),
     ) {
-        let window = window(lanes, probes, gaps);
+        let mut window = window(lanes, probes, gaps);
+        window.device = DeviceUsage { devices, energy_millijoules, cumulative_energy_millijoules, ..window.device };
         prop_assert_eq!(over_the_wire(&window.clone().into()), Ok(window));
     }
 }
@@ -89,7 +91,19 @@ fn refused(change: impl FnOnce(&mut v1::Window), expected: &str) {
 }
 
 #[test]
+fn a_window_from_before_devices_were_counted_is_of_one_and_was_not_measured() {
+    let mut old = v1::Window::from(window(Vec::new(), Vec::new(), Vec::new()));
+    let device = old.device.as_mut().unwrap();
+    (device.devices, device.energy_millijoules, device.cumulative_energy_millijoules) = (None, None, 0);
+    let device = over_the_wire(&old).unwrap().device;
+    assert_eq!((device.devices, device.energy_millijoules), (1, None));
+}
+
+#[test]
 fn what_is_past_its_bounds_is_named() {
+    let of = |devices| move |it: &mut v1::Window| it.device.as_mut().unwrap().devices = Some(devices);
+    refused(of(0), "field `device.devices`: 0 is not in 1 to 8");
+    refused(of(9), "field `device.devices`: 9 is not in 1 to 8");
     refused(|it| it.probes = vec![probe(); MAX_PROBES + 1], "field `window.probes`: there are 65; at most 64 are allowed");
     refused(|it| it.probes[0].cosine = f64::NAN, "field `probe.cosine`: NaN is not in -1 to 1");
     refused(|it| it.probes[0].recall = 1.5, "field `probe.recall`: 1.5 is not in 0 to 1");

@@ -55,8 +55,10 @@ pub struct BatcherConfig {
     pub max_batch_size: usize,
     /// `max_batch_size` is not set: an engine with a shape profile says its own.
     pub learn_size: bool,
-    /// Threads that run batches: one for each execution context of the device, 1 to [`MAX_WORKERS`].
+    /// Threads that run batches: one for each execution context of the devices, 1 to [`MAX_WORKERS`].
     pub workers: usize,
+    /// Devices that the threads are dealt to in turn.
+    pub devices: usize,
     /// `max_wait_time_ms`: longest that a request waits for others.
     pub max_wait: Duration,
     /// `adaptive`: learn a shorter wait from arrivals and engine time.
@@ -78,6 +80,7 @@ impl Default for BatcherConfig {
             max_batch_size: 64,
             learn_size: true,
             workers: 1,
+            devices: 1,
             max_wait: Duration::from_millis(10),
             adaptive: true,
             max_batch_tokens: 512,
@@ -127,7 +130,8 @@ pub struct Embedded {
     pub queue: Duration,
     /// Time of the batches that carried it.
     pub engine: Duration,
-    /// Its part of those batches, by tokens; padding is shared in the same proportion.
+    /// Its part of those batches, by tokens; padding is shared in the same proportion. Time that batches take of one device together counts once,
+    /// for the one that ends first.
     pub engine_share_ns: u64,
 }
 

@@ -28,7 +28,7 @@ pub use reference::DefaultModel;
 /// Price book key of a device that nobody named.
 pub const CPU_SKU: &str = "cpu";
 /// Most GPUs that serve together.
-pub(crate) const MAX_DEVICES: usize = 8;
+pub(crate) const MAX_DEVICES: usize = akidb_domain::window::MAX_DEVICES as usize;
 /// Most execution contexts a GPU.
 pub(crate) const MAX_CONTEXTS: usize = 16;
 /// Most shapes that run as CUDA graphs: each takes memory of its own in each context.
@@ -124,8 +124,10 @@ pub struct Device {
     pub region: String,
     /// `uuid`, `AKIDB_DEVICE_UUID`: default `cpu-<node>`, on a GPU its own.
     pub uuid: String,
-    /// `share_ppm`, `AKIDB_DEVICE_SHARE_PPM`: part of the device that this sidecar occupies, in parts in a million; default all of it.
+    /// `share_ppm`, `AKIDB_DEVICE_SHARE_PPM`: part of the device, of several each, that this sidecar occupies, in parts in a million; default all of it.
     pub share_ppm: u32,
+    /// How many there are: on GPUs those of `[runtime] device_ids`, known at the start; else 1.
+    pub count: u32,
 }
 
 /// `[runtime]`: what runs engines.
@@ -427,6 +429,7 @@ fn device(root: &mut Section, identity: &Identity, source: &mut Source<'_>) -> D
         region: source.text(&mut it, "region", "AKIDB_DEVICE_REGION", || "local".into()),
         uuid: source.text(&mut it, "uuid", "AKIDB_DEVICE_UUID", || format!("cpu-{}", identity.node)),
         share_ppm: share as u32,
+        count: 1,
     };
     it.finish(source.errors);
     device

@@ -162,15 +162,20 @@ fn endpoint(plane: &ControlPlane) -> Endpoint {
 fn identity(config: &Config, link: &Link) -> v1::Identity {
     let memory = rustix::system::sysinfo();
     let machine = &link.machine;
-    let gpu = machine.facts.first(&machine.devices).filter(|_| machine.best() != ExecutionProvider::Cpu);
-    let device = v1::Device {
-        uuid: config.device.uuid.clone(),
+    let device = |uuid: &str, compute_capability: &str, memory_bytes| v1::Device {
+        uuid: uuid.to_owned(),
         sku: config.device.sku.clone(),
         region: config.device.region.clone(),
         share_ppm: config.device.share_ppm,
-        compute_capability: gpu.map(|it| it.compute_capability.clone()).unwrap_or_default(),
-        memory_bytes: gpu.map_or_else(|| (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit)), |it| it.memory_bytes),
+        compute_capability: compute_capability.to_owned(),
+        memory_bytes,
     };
+    let mut devices: Vec<_> = machine.gpus().iter().map(|it| device(&it.uuid, &it.compute_capability, it.memory_bytes)).collect();
+    match devices.first_mut() {
+        // The name that the configuration may give is the first one's, and the windows'.
+        Some(first) => first.uuid.clone_from(&config.device.uuid),
+        None => devices.push(device(&config.device.uuid, "", (memory.totalram as u64).saturating_mul(u64::from(memory.mem_unit)))),
+    }
     let version = |provider: ExecutionProvider| match provider {
         ExecutionProvider::TensorRt => machine.facts.tensorrt.clone().unwrap_or_default(),
         ExecutionProvider::Cuda | ExecutionProvider::Cpu => link.runtime.clone(),
@@ -186,7 +191,7 @@ fn identity(config: &Config, link: &Link) -> v1::Identity {
         namespace: config.identity.namespace.clone(),
         app: config.identity.app.clone(),
         node: config.identity.node.clone(),
-        devices: vec![device],
+        devices,
         providers,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         active: None,

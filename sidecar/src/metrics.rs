@@ -62,6 +62,7 @@ struct Inner {
     tokens: IntCounterVec,
     padded_tokens: IntCounterVec,
     engine_seconds: CounterVec,
+    engine_energy: CounterVec,
     queue_depth: IntGaugeVec,
     overhead_seconds: CounterVec,
     loads: IntCounterVec,
@@ -184,9 +185,14 @@ impl Metrics {
             flushes: declare.counter("akidb_batch_flush_total", "Batches by why they were cut", &["model", "model_version", "reason"])?,
             tokens: declare.counter("akidb_batch_tokens_total", "Tokens in batches, padding excluded", LANE)?,
             padded_tokens: declare.counter("akidb_batch_padded_tokens_total", "Tokens computed, padding included", LANE)?,
-            engine_seconds: declare.seconds("akidb_engine_seconds_total", "Seconds that engines ran batches of requests", LANE)?,
+            engine_seconds: declare.floating("akidb_engine_seconds_total", "Seconds that engines ran batches of requests", LANE)?,
+            engine_energy: declare.floating(
+                "akidb_engine_energy_joules_total",
+                "Joules that devices drew while engines ran batches of requests",
+                LANE,
+            )?,
             queue_depth: declare.gauges("akidb_queue_depth", "Texts that wait for a batch", LANE)?,
-            overhead_seconds: declare.seconds(
+            overhead_seconds: declare.floating(
                 "akidb_engine_overhead_seconds_total",
                 "Seconds that engines ran for no request",
                 &["cause"],
@@ -253,6 +259,11 @@ impl Metrics {
     /// Adds device time that served no request.
     pub fn overhead(&self, cause: &'static str, took: Duration) {
         self.inner.overhead_seconds.with_label_values(&[cause]).inc_by(took.as_secs_f64());
+    }
+
+    /// Adds energy that a variant's batches took; its series appears when something measured it.
+    pub fn add_energy(&self, model: &str, variant: &str, joules: f64) {
+        self.inner.engine_energy.with_label_values(&[model, variant]).inc_by(joules);
     }
 
     /// Counts a load.
@@ -411,7 +422,7 @@ impl Declare<'_> {
         self.add(IntCounterVec::new(Opts::new(name, help), labels)?)
     }
 
-    fn seconds(&self, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
+    fn floating(&self, name: &str, help: &str, labels: &[&str]) -> Result<CounterVec, prometheus::Error> {
         self.add(CounterVec::new(Opts::new(name, help), labels)?)
     }
 
@@ -465,6 +476,11 @@ mod tests {
         let text = metrics.render().unwrap();
         assert!(text.contains("nvidia_gpu_duty_cycle{gpu=\"1\"} 87") && text.contains("akidb_gpu_power_watts{gpu=\"1\"} 431.5"), "{text}");
         assert!(!text.contains("akidb_gpu_memory_used_bytes{"), "{text}");
+        assert!(!text.contains("akidb_engine_energy_joules_total{"), "{text}");
+        metrics.add_energy("m", "fp8", 1.5);
+        metrics.add_energy("m", "fp8", 0.25);
+        let text = metrics.render().unwrap();
+        assert!(text.contains("akidb_engine_energy_joules_total{model=\"m\",model_version=\"fp8\"} 1.75"), "{text}");
     }
 
     #[test]

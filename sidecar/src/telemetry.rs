@@ -8,6 +8,7 @@
 //! - [`report`]: the figures they may ask for
 //! - [`busy`]: which of the device's time is credited; pure
 //! - [`aggregate`]: from observations to windows; pure
+//! - [`energy`]: what the devices drew; pure but for the place where readings are left
 //! - [`units`]: which units an experiment has met; pure
 //! - [`meter`]: what they cost; pure
 //! - [`recorder`]: the task that cuts windows
@@ -15,6 +16,7 @@
 
 pub mod aggregate;
 pub mod busy;
+pub mod energy;
 pub mod meter;
 pub mod observation;
 pub mod recorder;
@@ -29,6 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::mpsc;
 
+pub use energy::Energy;
 pub use observation::{BatchDone, Consumer, Observation, RequestDone};
 pub use recorder::Recorder;
 pub use report::CostReport;
@@ -52,7 +55,7 @@ pub struct Telemetry {
 pub struct Rate {
     /// Price of the whole device for an hour.
     pub picodollars_per_hour: i64,
-    /// Part of the device that this sidecar occupies.
+    /// Part of it that this sidecar occupies.
     pub share_ppm: u32,
 }
 
@@ -75,6 +78,10 @@ impl Telemetry {
             idle_picodollars: 0,
             requests: 0,
             unpriced_requests: 0,
+            energy_joules: None,
+            total_energy_millijoules: None,
+            idle_energy_millijoules: None,
+            unmeasured_requests: 0,
             window: CostWindow { from: at.clone(), to: at },
             scope: "sidecar",
             spend: Vec::new(),

@@ -24,6 +24,9 @@ struct Row {
     engine_seconds: f64,
     direct_picodollars: i128,
     cost_per_request: Option<String>,
+    // Not of a control plane of before.
+    unmeasured_requests: Option<u64>,
+    energy_joules_per_request: Option<f64>,
     model: Option<String>,
     version: Option<String>,
     variant: Option<String>,
@@ -55,12 +58,15 @@ impl Row {
 }
 
 #[derive(Deserialize)]
-#[expect(clippy::struct_field_names, reason = "the names of the API")]
 struct Totals {
     spend_picodollars: i128,
     direct_picodollars: i128,
     overhead_picodollars: i128,
     idle_picodollars: i128,
+    energy_millijoules: Option<i128>,
+    direct_energy_millijoules: Option<i128>,
+    overhead_energy_millijoules: Option<i128>,
+    idle_energy_millijoules: Option<i128>,
 }
 
 #[derive(Deserialize)]
@@ -70,6 +76,10 @@ struct PerRequest {
     idle_picodollars: i128,
     requests: u64,
     unpriced_requests: u64,
+    energy_joules: Option<f64>,
+    total_energy_millijoules: Option<i128>,
+    idle_energy_millijoules: Option<i128>,
+    unmeasured_requests: Option<u64>,
     window: Option<Window>,
     variants: Vec<VariantCost>,
 }
@@ -86,6 +96,7 @@ struct VariantCost {
     variant: String,
     cost: Option<String>,
     total_picodollars: i128,
+    energy_joules: Option<f64>,
     requests: u64,
 }
 
@@ -105,7 +116,8 @@ pub(super) fn run(session: &Session, costs: &Costs) -> Result<(), Failure> {
 
 fn report(group_by: &[String], report: &Report) -> String {
     let headings: Vec<String> = group_by.iter().map(|it| it.to_uppercase()).collect();
-    let figures = [">REQUESTS", ">UNPRICED", ">TOKENS", ">ENGINE S", ">DIRECT", ">PER REQUEST", ">PER 1M REQUESTS"];
+    let figures =
+        [">REQUESTS", ">UNPRICED", ">TOKENS", ">ENGINE S", ">DIRECT", ">PER REQUEST", ">PER 1M REQUESTS", ">UNMEASURED", ">ENERGY"];
     let headings: Vec<&str> = headings.iter().map(String::as_str).chain(figures).collect();
     let mut rows = Rows::new(&headings);
     for it in &report.costs {
@@ -113,27 +125,38 @@ fn report(group_by: &[String], report: &Report) -> String {
         let counts =
             [it.requests.to_string(), it.unpriced_requests.to_string(), it.tokens.to_string(), format!("{:.3}", it.engine_seconds)];
         let [one, million] = each(it.cost_per_request.as_deref());
-        rows.add(group.chain(counts).chain([units::dollars(it.direct_picodollars), one, million]));
+        let unmeasured = it.unmeasured_requests.unwrap_or(it.requests).to_string();
+        let energy = [unmeasured, joules(it.energy_joules_per_request)];
+        rows.add(group.chain(counts).chain([units::dollars(it.direct_picodollars), one, million]).chain(energy));
     }
     let t = &report.totals;
     format!(
-        "{}\n\ndevices cost {}: direct {}, overhead {}, idle {}",
+        "{}\n\ndevices cost {}: direct {}, overhead {}, idle {}{}",
         rows.text("no requests were counted in this time"),
         units::dollars(t.spend_picodollars),
         units::dollars(t.direct_picodollars),
         units::dollars(t.overhead_picodollars),
-        units::dollars(t.idle_picodollars)
+        units::dollars(t.idle_picodollars),
+        drew(t).unwrap_or_default()
     )
+}
+
+/// Nothing where nothing was measured.
+fn drew(it: &Totals) -> Option<String> {
+    let parts = [it.energy_millijoules?, it.direct_energy_millijoules?, it.overhead_energy_millijoules?, it.idle_energy_millijoules?];
+    let [all, direct, overhead, idle] = parts.map(units::energy);
+    Some(format!("\nand drew {all}: direct {direct}, overhead {overhead}, idle {idle}"))
 }
 
 fn per_request(it: &PerRequest) -> String {
     let [one, million] = each(it.cost.as_deref());
     let unpriced = if it.unpriced_requests > 0 { format!(", {} of them without a price", it.unpriced_requests) } else { String::new() };
     let window = it.window.as_ref().map(|it| format!(", {} to {}", it.from, it.to)).unwrap_or_default();
-    let mut rows = Rows::new(&["MODEL", "VARIANT", ">REQUESTS", ">TOTAL", ">PER REQUEST", ">PER 1M REQUESTS"]);
+    let mut rows = Rows::new(&["MODEL", "VARIANT", ">REQUESTS", ">TOTAL", ">PER REQUEST", ">PER 1M REQUESTS", ">ENERGY"]);
     for it in &it.variants {
         let [one, million] = each(it.cost.as_deref());
-        rows.add([it.model.clone(), it.variant.clone(), it.requests.to_string(), units::dollars(it.total_picodollars), one, million]);
+        let (total, energy) = (units::dollars(it.total_picodollars), joules(it.energy_joules));
+        rows.add([it.model.clone(), it.variant.clone(), it.requests.to_string(), total, one, million, energy]);
     }
     let cost = if it.cost.is_some() {
         format!("{one} a request, {million} per 1M requests")
@@ -141,12 +164,24 @@ fn per_request(it: &PerRequest) -> String {
         "no cost: no request with a price yet".to_owned()
     };
     format!(
-        "{cost}\n{} requests{unpriced}{window}\ntotal {}, idle {}\n\n{}",
+        "{cost}\n{} requests{unpriced}{window}\ntotal {}, idle {}{}\n\n{}",
         it.requests,
         units::dollars(it.total_picodollars),
         units::dollars(it.idle_picodollars),
+        energy(it).unwrap_or_default(),
         rows.text("no variant has served a request")
     )
+}
+
+/// Nothing where nothing was measured.
+fn energy(it: &PerRequest) -> Option<String> {
+    let (one, total, idle) = (joules(it.energy_joules), it.total_energy_millijoules?, it.idle_energy_millijoules?);
+    let unmeasured = it.unmeasured_requests.filter(|it| *it > 0).map(|it| format!(", {it} requests not measured")).unwrap_or_default();
+    Some(format!("\nenergy {one} a request: total {}, idle {}{unmeasured}", units::energy(total), units::energy(idle)))
+}
+
+fn joules(joules: Option<f64>) -> String {
+    joules.map_or_else(|| "not measured".to_owned(), units::joules)
 }
 
 /// The cost of one request and of a million; `no price` without one.
@@ -173,6 +208,25 @@ mod tests {
         let text = report(&["model".into(), "variant".into()], &serde_json::from_value(json).unwrap());
         assert!(text.contains("$0.000008") && text.contains("$8.00"), "{text}");
         assert!(text.contains("devices cost $2.50: direct $0.00024, overhead $0.00, idle $2.49976"), "{text}");
+        assert!(text.contains("30  not measured") && !text.contains("drew"), "{text}");
+    }
+
+    #[test]
+    fn a_report_shows_energy_where_it_was_measured() {
+        let json = serde_json::json!({
+            "costs": [{"model": "m", "requests": 30, "unpriced_requests": 30, "tokens": 600, "engine_seconds": 0.25, "direct_picodollars": 0,
+                      "cost_per_request": null, "unmeasured_requests": 5, "energy_joules_per_request": 0.03175}],
+            "next": null,
+            "totals": {"spend_picodollars": 0, "direct_picodollars": 0, "overhead_picodollars": 0, "idle_picodollars": 0,
+                       "energy_millijoules": 5_400_000, "direct_energy_millijoules": 794, "overhead_energy_millijoules": 0, "idle_energy_millijoules": 5_399_206},
+        });
+        let text = report(&["model".into()], &serde_json::from_value(json).unwrap());
+        assert!(text.contains("5  31.8 mJ") && text.contains("and drew 1.5 Wh: direct 794 mJ, overhead 0 mJ, idle 1.5 Wh"), "{text}");
+        let json = serde_json::json!({"cost": null, "total_picodollars": 0, "idle_picodollars": 0, "requests": 30, "unpriced_requests": 30,
+            "energy_joules": 0.5, "total_energy_millijoules": 12_500, "idle_energy_millijoules": 100, "unmeasured_requests": 5, "window": null,
+            "variants": [{"model": "m", "variant": "v", "cost": null, "total_picodollars": 0, "energy_joules": 0.5, "requests": 30}]});
+        let text = per_request(&serde_json::from_value(json).unwrap());
+        assert!(text.contains("energy 500 mJ a request: total 12.5 J, idle 100 mJ, 5 requests not measured"), "{text}");
     }
 
     #[test]

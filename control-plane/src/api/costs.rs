@@ -1,6 +1,9 @@
-//! What requests cost. Enters: a stretch and a grouping. Leaves: exact sums. Never: a float of money.
+//! What requests cost, and what they draw. Enters: a stretch and a grouping. Leaves: exact sums. Never: a float of money.
 
-use akidb_domain::cost::{dollars, per_request};
+pub(crate) mod per_request;
+
+use akidb_domain::cost::{self, dollars};
+use akidb_domain::energy::joules_per_request;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -11,8 +14,8 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::Params;
 use super::page::Page;
 use super::view;
-use crate::clock::{rfc3339_ms, rfc3339_ns};
-use crate::db::costs::{self, DeviceSum, Group, Stretch, UsageSum};
+use crate::clock::rfc3339_ms;
+use crate::db::costs::{self, DeviceSum, EnergySum, Group, Stretch, UsageSum};
 use crate::ledger::HOUR_NS;
 
 const GROUPS: &str = "model, version, variant, arm, app, namespace, tenant, day, sku";
@@ -73,9 +76,16 @@ pub(crate) struct CostRow {
     direct_picodollars: i128,
     /// USD; null without a priced request.
     cost_per_request: Option<String>,
+    /// Those of the requests in a time that nothing measured.
+    unmeasured_requests: i64,
+    /// Null where nothing was measured.
+    #[schema(value_type = Option<i64>)]
+    direct_energy_millijoules: Option<i128>,
+    /// Direct; null without a measured request.
+    energy_joules_per_request: Option<f64>,
 }
 
-/// What the devices cost, all groups together.
+/// What the devices cost and drew, all groups together.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Totals {
     /// = direct + overhead + idle.
@@ -88,14 +98,27 @@ pub(crate) struct Totals {
     #[schema(value_type = i64)]
     idle_picodollars: i128,
     spend: String,
+    /// Of several devices of a sidecar, each one's.
     device_seconds: f64,
     unpriced_device_seconds: f64,
+    /// = direct + overhead + idle; null where nothing was measured.
+    #[schema(value_type = Option<i64>)]
+    energy_millijoules: Option<i128>,
+    #[schema(value_type = Option<i64>)]
+    direct_energy_millijoules: Option<i128>,
+    #[schema(value_type = Option<i64>)]
+    overhead_energy_millijoules: Option<i128>,
+    #[schema(value_type = Option<i64>)]
+    idle_energy_millijoules: Option<i128>,
+    unmeasured_device_seconds: f64,
 }
 
 impl Totals {
     fn of(devices: &[DeviceSum]) -> Self {
         let sum = |part: fn(&DeviceSum) -> i128| devices.iter().map(part).sum::<i128>();
         let seconds = |part: fn(&DeviceSum) -> i128| sum(part) as f64 / 1e9;
+        let measured: Vec<EnergySum> = devices.iter().filter_map(|it| it.energy).collect();
+        let energy = |part: fn(&EnergySum) -> i128| (!measured.is_empty()).then(|| measured.iter().map(part).sum());
         Self {
             spend_picodollars: sum(|it| it.spend),
             direct_picodollars: sum(|it| it.direct),
@@ -104,6 +127,11 @@ impl Totals {
             spend: dollars(sum(|it| it.spend)),
             device_seconds: seconds(|it| it.elapsed_ns),
             unpriced_device_seconds: seconds(|it| it.unpriced_ns),
+            energy_millijoules: energy(|it| it.drawn),
+            direct_energy_millijoules: energy(|it| it.direct),
+            overhead_energy_millijoules: energy(|it| it.overhead),
+            idle_energy_millijoules: energy(|it| it.idle),
+            unmeasured_device_seconds: seconds(|it| it.elapsed_ns - it.measured_ns),
         }
     }
 }
@@ -148,9 +176,12 @@ fn group(text: &str) -> Result<Group, ApiError> {
 }
 
 fn row(by: Group, it: UsageSum) -> CostRow {
-    let (direct, engine_ns) = (it.direct(), it.engine_ns());
+    let (direct, engine_ns, energy) = (it.direct(), it.engine_ns(), it.energy());
     CostRow {
-        cost_per_request: per_request(direct, priced(&it)),
+        cost_per_request: cost::per_request(direct, priced(&it)),
+        unmeasured_requests: it.requests - it.measured_requests,
+        direct_energy_millijoules: energy,
+        energy_joules_per_request: joules(&it),
         direct_picodollars: direct,
         model: by.model.then_some(it.model),
         version: by.version.then_some(it.version),
@@ -172,87 +203,7 @@ fn priced(it: &UsageSum) -> u64 {
     u64::try_from(it.requests - it.unpriced_requests).unwrap_or(0)
 }
 
-/// The fleet's cost of a request since the ledger began.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct CostPerRequest {
-    /// Direct cost / priced requests, USD; null without one.
-    cost: Option<String>,
-    currency: &'static str,
-    /// Direct + overhead.
-    #[schema(value_type = i64)]
-    total_picodollars: i128,
-    #[schema(value_type = i64)]
-    idle_picodollars: i128,
-    requests: i64,
-    unpriced_requests: i64,
-    /// First and last priced moment; null without a price.
-    window: Option<Window>,
-    scope: &'static str,
-    /// Total + idle, by SKU and region.
-    spend: Vec<SpendView>,
-    variants: Vec<VariantCost>,
-}
-
-/// A stretch of time.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct Window {
-    from: String,
-    to: String,
-}
-
-/// What the devices of a SKU cost.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct SpendView {
-    sku: String,
-    region: String,
-    #[schema(value_type = i64)]
-    picodollars: i128,
-}
-
-/// Cost of a variant.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct VariantCost {
-    model: String,
-    variant: String,
-    cost: Option<String>,
-    /// Direct.
-    #[schema(value_type = i64)]
-    total_picodollars: i128,
-    requests: i64,
-}
-
-/// What a request costs, over the whole fleet.
-#[utoipa::path(get, path = "/cost-per-request", tag = "money", responses((status = 200, body = CostPerRequest), (status = "4XX", body = ErrorBody)))]
-pub(crate) async fn cost_per_request(State(state): State<ApiState>) -> Result<Json<CostPerRequest>, ApiError> {
-    let mut tx = state.db.begin_read().await?;
-    let by = Group { model: true, variant: true, ..Group::default() };
-    let variants = costs::usage(&mut tx, Stretch::ALL, by, 0, 10_000).await?;
-    let whole = costs::usage(&mut tx, Stretch::ALL, Group::default(), 0, 1).await?.pop();
-    let devices = costs::devices(&mut tx, Stretch::ALL).await?;
-    let totals = Totals::of(&devices);
-    let priced_from = devices.iter().filter_map(|it| it.priced).map(|it| it.0).min();
-    let priced_to = devices.iter().filter_map(|it| it.priced).map(|it| it.1).max();
-    let time = |ns: i64| rfc3339_ns(i128::from(ns));
-    Ok(Json(CostPerRequest {
-        cost: whole.as_ref().and_then(|it| per_request(it.direct(), priced(it))),
-        currency: "USD",
-        total_picodollars: totals.direct_picodollars + totals.overhead_picodollars,
-        idle_picodollars: totals.idle_picodollars,
-        requests: whole.as_ref().map_or(0, |it| it.requests),
-        unpriced_requests: whole.as_ref().map_or(0, |it| it.unpriced_requests),
-        window: priced_from.zip(priced_to).map(|(from, to)| Window { from: time(from), to: time(to) }),
-        scope: "fleet",
-        spend: devices.into_iter().map(|it| SpendView { sku: it.sku, region: it.region, picodollars: it.spend }).collect(),
-        variants: variants.into_iter().map(variant).collect(),
-    }))
-}
-
-fn variant(it: UsageSum) -> VariantCost {
-    VariantCost {
-        cost: per_request(it.direct(), priced(&it)),
-        total_picodollars: it.direct(),
-        model: it.model,
-        variant: it.variant,
-        requests: it.requests,
-    }
+/// Direct energy of a measured request.
+fn joules(it: &UsageSum) -> Option<f64> {
+    joules_per_request(it.energy()?, u64::try_from(it.measured_requests).ok()?)
 }

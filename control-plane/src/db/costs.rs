@@ -1,5 +1,5 @@
-//! Sums over the hourly tables. Enters: a stretch of hours and what to group by. Leaves: exact sums. Never: a sum of money or of
-//! time in one `i64` (it holds $9.2 M, or 292 device-years): the high and low halves are summed apart and joined here.
+//! Sums over the hourly tables. Enters: a stretch of hours and what to group by. Leaves: exact sums. Never: a sum of money, of time or of
+//! energy in one `i64` (it holds $9.2 M, or 292 device-years): the high and low halves are summed apart and joined here.
 
 use super::{Conn, Error};
 
@@ -50,12 +50,20 @@ pub(crate) struct UsageSum {
     engine_low: i64,
     high: i64,
     low: i64,
+    pub(crate) measured_requests: i64,
+    energy_high: Option<i64>,
+    energy_low: Option<i64>,
 }
 
 impl UsageSum {
     /// Direct cost, picodollars.
     pub(crate) fn direct(&self) -> i128 {
         join(self.high, self.low)
+    }
+
+    /// Direct energy, mJ; `None`: nothing was measured.
+    pub(crate) fn energy(&self) -> Option<i128> {
+        join_some(self.energy_high, self.energy_low)
     }
 
     /// Engine time, ns.
@@ -77,10 +85,26 @@ pub(crate) struct DeviceSum {
     pub(crate) unpriced_ns: i128,
     /// First and last priced moment, when there is one.
     pub(crate) priced: Option<(i64, i64)>,
+    pub(crate) measured_ns: i128,
+    /// `None`: nothing was measured.
+    pub(crate) energy: Option<EnergySum>,
+}
+
+/// What devices drew, mJ: direct, overhead and idle sum to it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct EnergySum {
+    pub(crate) drawn: i128,
+    pub(crate) direct: i128,
+    pub(crate) overhead: i128,
+    pub(crate) idle: i128,
 }
 
 fn join(high: i64, low: i64) -> i128 {
     (i128::from(high) << 32) + i128::from(low)
+}
+
+fn join_some(high: Option<i64>, low: Option<i64>) -> Option<i128> {
+    Some(join(high?, low?))
 }
 
 /// At most `limit` groups, after skipping `offset`.
@@ -98,7 +122,9 @@ pub(crate) async fn usage(conn: &mut Conn, stretch: Stretch<'_>, by: Group, offs
                   CASE WHEN ?9 THEN sku ELSE '' END AS "sku!: String",
                   SUM(requests) AS "requests!: i64", SUM(unpriced_requests) AS "unpriced_requests!: i64", SUM(tokens) AS "tokens!: i64",
                   SUM(engine_ns >> 32) AS "engine_high!: i64", SUM(engine_ns & 4294967295) AS "engine_low!: i64",
-                  SUM(direct_picodollars >> 32) AS "high!: i64", SUM(direct_picodollars & 4294967295) AS "low!: i64"
+                  SUM(direct_picodollars >> 32) AS "high!: i64", SUM(direct_picodollars & 4294967295) AS "low!: i64",
+                  SUM(measured_requests) AS "measured_requests!: i64",
+                  SUM(direct_millijoules >> 32) AS "energy_high?: i64", SUM(direct_millijoules & 4294967295) AS "energy_low?: i64"
            FROM usage_hours WHERE hour >= ?10 AND hour < ?11 AND (?12 IS NULL OR usage_hours.sku = ?12)
            GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8, 9 LIMIT ?13 OFFSET ?14"#,
         by.model,
@@ -130,7 +156,12 @@ pub(crate) async fn devices(conn: &mut Conn, stretch: Stretch<'_>) -> Result<Vec
                   SUM(direct_picodollars >> 32) AS "direct_high!: i64", SUM(direct_picodollars & 4294967295) AS "direct_low!: i64",
                   SUM(overhead_picodollars >> 32) AS "overhead_high!: i64", SUM(overhead_picodollars & 4294967295) AS "overhead_low!: i64",
                   SUM(idle_picodollars >> 32) AS "idle_high!: i64", SUM(idle_picodollars & 4294967295) AS "idle_low!: i64",
-                  MIN(first_ns) AS "first!: i64", MAX(last_ns) AS "last!: i64"
+                  MIN(first_ns) AS "first!: i64", MAX(last_ns) AS "last!: i64",
+                  SUM(measured_ns >> 32) AS "measured_high!: i64", SUM(measured_ns & 4294967295) AS "measured_low!: i64",
+                  SUM(energy_millijoules >> 32) AS "drawn_high?: i64", SUM(energy_millijoules & 4294967295) AS "drawn_low?: i64",
+                  SUM(direct_millijoules >> 32) AS "direct_mj_high?: i64", SUM(direct_millijoules & 4294967295) AS "direct_mj_low?: i64",
+                  SUM(overhead_millijoules >> 32) AS "overhead_mj_high?: i64", SUM(overhead_millijoules & 4294967295) AS "overhead_mj_low?: i64",
+                  SUM(idle_millijoules >> 32) AS "idle_mj_high?: i64", SUM(idle_millijoules & 4294967295) AS "idle_mj_low?: i64"
            FROM device_hours WHERE hour >= ?1 AND hour < ?2 AND (?3 IS NULL OR sku = ?3)
            GROUP BY sku, region ORDER BY sku, region LIMIT 10000"#,
         stretch.from_hour,
@@ -140,6 +171,13 @@ pub(crate) async fn devices(conn: &mut Conn, stretch: Stretch<'_>) -> Result<Vec
     .fetch_all(conn)
     .await?;
     let sum = rows.into_iter().map(|it| DeviceSum {
+        measured_ns: join(it.measured_high, it.measured_low),
+        energy: join_some(it.drawn_high, it.drawn_low).map(|drawn| EnergySum {
+            drawn,
+            direct: join_some(it.direct_mj_high, it.direct_mj_low).unwrap_or_default(),
+            overhead: join_some(it.overhead_mj_high, it.overhead_mj_low).unwrap_or_default(),
+            idle: join_some(it.idle_mj_high, it.idle_mj_low).unwrap_or_default(),
+        }),
         sku: it.sku,
         region: it.region,
         spend: join(it.spend_high, it.spend_low),

@@ -39,6 +39,18 @@ pub(crate) struct DeviceEntry {
     pub(crate) idle: i64,
     pub(crate) first_ns: i64,
     pub(crate) last_ns: i64,
+    /// `None`: nothing was measured.
+    pub(crate) energy: Option<EnergyEntry>,
+    pub(crate) measured_ns: i64,
+}
+
+/// What devices drew, mJ: direct, overhead and idle sum to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EnergyEntry {
+    pub(crate) drawn: i64,
+    pub(crate) direct: i64,
+    pub(crate) overhead: i64,
+    pub(crate) idle: i64,
 }
 
 /// For `usage_hours`: one consumer of one lane.
@@ -52,6 +64,8 @@ pub(crate) struct UsageEntry {
     pub(crate) tokens: i64,
     pub(crate) engine_ns: i64,
     pub(crate) direct: i64,
+    pub(crate) measured_requests: i64,
+    pub(crate) energy: Option<i64>,
 }
 
 /// For `lane_hours`.
@@ -77,6 +91,7 @@ pub(crate) struct OverheadEntry {
     pub(crate) experiment: String,
     pub(crate) device_ns: i64,
     pub(crate) picodollars: i64,
+    pub(crate) energy: Option<i64>,
 }
 
 /// The device a window ran on.
@@ -105,15 +120,22 @@ pub(crate) async fn add(conn: &mut Conn, owner: Owner<'_>, device: Device<'_>, e
 }
 
 async fn add_device(conn: &mut Conn, hour: i64, owner: Owner<'_>, device: Device<'_>, it: &DeviceEntry) -> Result<(), Error> {
+    let (drawn, direct) = (it.energy.map(|it| it.drawn), it.energy.map(|it| it.direct));
+    let (overhead, idle) = (it.energy.map(|it| it.overhead), it.energy.map(|it| it.idle));
     sqlx::query!(
         "INSERT INTO device_hours (hour, device_uuid, sku, region, sidecar_id, namespace, app, share_ppm, elapsed_ns, busy_ns, overhead_ns, unpriced_ns,
-                                   spend_picodollars, direct_picodollars, overhead_picodollars, idle_picodollars, first_ns, last_ns)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                   spend_picodollars, direct_picodollars, overhead_picodollars, idle_picodollars, first_ns, last_ns,
+                                   measured_ns, energy_millijoules, direct_millijoules, overhead_millijoules, idle_millijoules)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT DO UPDATE SET elapsed_ns = elapsed_ns + excluded.elapsed_ns, busy_ns = busy_ns + excluded.busy_ns,
              overhead_ns = overhead_ns + excluded.overhead_ns, unpriced_ns = unpriced_ns + excluded.unpriced_ns,
              spend_picodollars = spend_picodollars + excluded.spend_picodollars, direct_picodollars = direct_picodollars + excluded.direct_picodollars,
              overhead_picodollars = overhead_picodollars + excluded.overhead_picodollars, idle_picodollars = idle_picodollars + excluded.idle_picodollars,
-             first_ns = MIN(first_ns, excluded.first_ns), last_ns = MAX(last_ns, excluded.last_ns)",
+             first_ns = MIN(first_ns, excluded.first_ns), last_ns = MAX(last_ns, excluded.last_ns), measured_ns = measured_ns + excluded.measured_ns,
+             energy_millijoules = COALESCE(energy_millijoules + excluded.energy_millijoules, energy_millijoules, excluded.energy_millijoules),
+             direct_millijoules = COALESCE(direct_millijoules + excluded.direct_millijoules, direct_millijoules, excluded.direct_millijoules),
+             overhead_millijoules = COALESCE(overhead_millijoules + excluded.overhead_millijoules, overhead_millijoules, excluded.overhead_millijoules),
+             idle_millijoules = COALESCE(idle_millijoules + excluded.idle_millijoules, idle_millijoules, excluded.idle_millijoules)",
         hour,
         device.uuid,
         device.sku,
@@ -131,7 +153,12 @@ async fn add_device(conn: &mut Conn, hour: i64, owner: Owner<'_>, device: Device
         it.overhead,
         it.idle,
         it.first_ns,
-        it.last_ns
+        it.last_ns,
+        it.measured_ns,
+        drawn,
+        direct,
+        overhead,
+        idle
     )
     .execute(conn)
     .await?;
@@ -143,11 +170,13 @@ async fn add_usage(conn: &mut Conn, hour: i64, owner: Owner<'_>, device: Device<
     let (precision, arm, provider) = (lane.precision.as_str(), lane.arm.as_str(), lane.provider.as_str());
     sqlx::query!(
         "INSERT INTO usage_hours (hour, model, version, variant, precision, arm, experiment, digest, provider, fallback, sku, region, namespace, sidecar_app,
-                                  consumer_app, tenant, requests, unpriced_requests, tokens, engine_ns, direct_picodollars)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+                                  consumer_app, tenant, requests, unpriced_requests, tokens, engine_ns, direct_picodollars,
+                                  measured_requests, direct_millijoules)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT DO UPDATE SET requests = requests + excluded.requests, unpriced_requests = unpriced_requests + excluded.unpriced_requests,
              tokens = tokens + excluded.tokens, engine_ns = engine_ns + excluded.engine_ns,
-             direct_picodollars = direct_picodollars + excluded.direct_picodollars",
+             direct_picodollars = direct_picodollars + excluded.direct_picodollars, measured_requests = measured_requests + excluded.measured_requests,
+             direct_millijoules = COALESCE(direct_millijoules + excluded.direct_millijoules, direct_millijoules, excluded.direct_millijoules)",
         hour,
         lane.model,
         lane.version,
@@ -168,7 +197,9 @@ async fn add_usage(conn: &mut Conn, hour: i64, owner: Owner<'_>, device: Device<
         it.unpriced_requests,
         it.tokens,
         it.engine_ns,
-        it.direct
+        it.direct,
+        it.measured_requests,
+        it.energy
     )
     .execute(conn)
     .await?;
@@ -206,8 +237,9 @@ async fn add_lane(conn: &mut Conn, hour: i64, sku: &str, it: &LaneEntry) -> Resu
 
 async fn add_overhead(conn: &mut Conn, hour: i64, sku: &str, it: &OverheadEntry) -> Result<(), Error> {
     sqlx::query!(
-        "INSERT INTO overhead_hours (hour, cause, model, variant, experiment, sku, device_ns, picodollars) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT DO UPDATE SET device_ns = device_ns + excluded.device_ns, picodollars = picodollars + excluded.picodollars",
+        "INSERT INTO overhead_hours (hour, cause, model, variant, experiment, sku, device_ns, picodollars, millijoules) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET device_ns = device_ns + excluded.device_ns, picodollars = picodollars + excluded.picodollars,
+             millijoules = COALESCE(millijoules + excluded.millijoules, millijoules, excluded.millijoules)",
         hour,
         it.cause,
         it.model,
@@ -215,7 +247,8 @@ async fn add_overhead(conn: &mut Conn, hour: i64, sku: &str, it: &OverheadEntry)
         it.experiment,
         sku,
         it.device_ns,
-        it.picodollars
+        it.picodollars,
+        it.energy
     )
     .execute(conn)
     .await?;

@@ -17,6 +17,8 @@ pub(crate) struct WindowRow<'a> {
     pub(crate) start_ns: u64,
     pub(crate) end_ns: u64,
     pub(crate) spend: Option<i64>,
+    /// mJ; `None`: nothing was measured.
+    pub(crate) energy: Option<i64>,
     pub(crate) received_at: i64,
     pub(crate) payload: Vec<u8>,
 }
@@ -37,8 +39,8 @@ pub(crate) async fn insert(conn: &mut Conn, it: &WindowRow<'_>) -> Result<(), Er
     let (sequence, epoch, n, start, end) = (it.sequence as i64, it.epoch as i64, it.n as i64, it.start_ns as i64, it.end_ns as i64);
     sqlx::query!(
         "INSERT INTO windows (boot_id, sequence, sidecar_id, namespace, app, snapshot_epoch, snapshot_n, sku, region, device_uuid, start_ns, end_ns,
-                              spend_picodollars, received_at, payload)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                              spend_picodollars, energy_millijoules, received_at, payload)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         it.boot_id,
         sequence,
         it.sidecar_id,
@@ -52,6 +54,7 @@ pub(crate) async fn insert(conn: &mut Conn, it: &WindowRow<'_>) -> Result<(), Er
         start,
         end,
         it.spend,
+        it.energy,
         it.received_at,
         it.payload
     )

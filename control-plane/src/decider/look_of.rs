@@ -142,7 +142,7 @@ fn probes(it: &Experiment, number: u32, windows: &[StoredWindow]) -> Vec<Probe> 
 
 /// Of the devices, while they served this experiment.
 fn utilisation(windows: &[StoredWindow]) -> Option<f64> {
-    let elapsed: u64 = windows.iter().map(|it| it.window.end_ns - it.window.start_ns).sum();
+    let elapsed: u64 = windows.iter().map(|it| it.window.device_ns()).sum();
     let busy: u64 = windows.iter().map(|it| it.window.device.busy_ns).sum();
     (elapsed > 0).then(|| (busy as f64 / elapsed as f64).min(1.0))
 }

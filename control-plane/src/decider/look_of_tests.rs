@@ -127,6 +127,14 @@ fn lanes_are_merged_over_sidecars_second_by_second() {
 }
 
 #[test]
+fn several_devices_are_used_when_all_are() {
+    let mut two = window("a", 0, Vec::new());
+    two.window.device = DeviceUsage { devices: 2, busy_ns: SECOND_NS, ..DeviceUsage::default() };
+    assert_eq!(take(&experiment(), &[two.clone()]).utilisation, Some(0.5));
+    assert_eq!(take(&experiment(), &[two, window("b", 0, Vec::new())]).utilisation, Some(1.25 / 3.0));
+}
+
+#[test]
 fn other_experiments_stages_and_fallbacks_stay_outside() {
     let mut others = [lane(Arm::Canary, 1), lane(Arm::Canary, 1), lane(Arm::Canary, 1)];
     "f".clone_into(&mut others[0].lane.experiment);

@@ -122,7 +122,7 @@ async fn add(
     let prices = rates.of(conn, &window.device.sku, &window.device.region).await?;
     let owner = owner(boot, sender);
     let entries = entries(&window, owner.boot_ns, prices);
-    windows::insert(conn, &window_row(boot, sender, &window, entries.spend, payload)).await?;
+    windows::insert(conn, &window_row(boot, sender, &window, &entries, payload)).await?;
     hours::add(conn, owner, device(&window), &entries).await?;
     for (experiment, payload) in of_experiments {
         let row = db::lanes::WindowRow {
@@ -194,7 +194,7 @@ fn device(window: &Window) -> Device<'_> {
     Device { uuid: &it.uuid, sku: &it.sku, region: &it.region, share_ppm: it.share_ppm }
 }
 
-fn window_row<'a>(boot: &'a BootRow, sender: &'a Sender, window: &'a Window, spend: Option<i64>, payload: Vec<u8>) -> WindowRow<'a> {
+fn window_row<'a>(boot: &'a BootRow, sender: &'a Sender, window: &'a Window, entries: &Entries, payload: Vec<u8>) -> WindowRow<'a> {
     WindowRow {
         boot_id: &boot.boot_id,
         sequence: window.sequence,
@@ -208,7 +208,8 @@ fn window_row<'a>(boot: &'a BootRow, sender: &'a Sender, window: &'a Window, spe
         device_uuid: &window.device.uuid,
         start_ns: window.start_ns,
         end_ns: window.end_ns,
-        spend,
+        spend: entries.spend,
+        energy: entries.device.energy.map(|it| it.drawn),
         received_at: sender.received_at,
         payload,
     }

@@ -1,10 +1,13 @@
 //! Bounds on a window beyond its format. Enters: a domain window. Leaves: it, or the field that is out of bounds. Never: a sum that overflows.
 
-use akidb_domain::window::{LaneUsage, Window};
+use akidb_domain::window::{DeviceUsage, LaneUsage, Window};
 
 /// Most of anything counted in a window, and most engine time (11 days): keep hourly sums far from the end of an `i64`.
 const MOST: u64 = 1_000_000_000_000;
 const MOST_NS: u64 = 1_000_000_000_000_000;
+/// Most energy of a window, and of a boot: a day of eight devices at ten times what the largest draws, and ten years of that.
+const MOST_MILLIJOULES: u64 = 10_000_000_000_000;
+const MOST_OF_A_BOOT: u64 = 4_000 * MOST_MILLIJOULES;
 /// Longest text of a name in a window.
 const MOST_BYTES: usize = 256;
 /// Most causes of overhead in a window.
@@ -45,8 +48,22 @@ pub(crate) fn window(it: &Window, boot_ns: u64, oldest_ns: u64) -> Result<(), St
             text_within("device.overheads", text)?;
         }
     }
+    energy(device)?;
     it.lanes.iter().try_for_each(lane)?;
     totals(&it.lanes)
+}
+
+fn energy(it: &DeviceUsage) -> Result<(), String> {
+    let (drawn, total) = (it.energy_millijoules.unwrap_or(0), it.cumulative_energy_millijoules);
+    if drawn > MOST_MILLIJOULES || total > MOST_OF_A_BOOT {
+        return Err(format!(
+            "field `device.energy_millijoules`: {drawn}, of {total} since the boot, is more than {MOST_MILLIJOULES} of {MOST_OF_A_BOOT}"
+        ));
+    }
+    if drawn > total {
+        return Err(format!("field `device.cumulative_energy_millijoules`: {total} is less than the window's own {drawn}"));
+    }
+    Ok(())
 }
 
 /// What all lanes of a window add up to: a sum past its bound would spoil an hour that other sidecars share.

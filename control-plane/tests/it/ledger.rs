@@ -1,4 +1,4 @@
-//! Money: parts are the whole, and a late price is as good as an early one, through the real database.
+//! Money and energy: parts are the whole, and a late price is as good as an early one, through the real database.
 
 use akidb_proto::v1;
 use proptest::prelude::*;
@@ -57,19 +57,44 @@ fn price_closes_the_row_before(app: &TestApp) {
     assert_eq!(prices["prices"][0]["price_per_hour"], "3.600000000000");
 }
 
-/// One second-long window's content: lanes as (requests, tokens, engine ns, consumers' tokens), overheads in ns.
-type Second = (Vec<(u64, u64, u64, Vec<u64>)>, Vec<u64>, u32);
+/// One second-long window's content: lanes as (requests, tokens, engine ns, consumers' tokens), overheads in ns, share and number of devices, mJ.
+type Second = (Vec<(u64, u64, u64, Vec<u64>)>, Vec<u64>, (u32, u32), Option<u64>);
 
 fn seconds() -> impl Strategy<Value = Vec<Second>> {
     let lane = (0..50u64, 0..5_000u64, 0..900_000_000u64, prop::collection::vec(0..2_000u64, 0..3));
-    let second = (prop::collection::vec(lane, 0..3), prop::collection::vec(0..300_000_000u64, 0..2), 1..=1_000_000u32);
+    let (overheads, energy) = (prop::collection::vec(0..300_000_000u64, 0..2), prop::option::of(0..6_000_000u64));
+    let second = (prop::collection::vec(lane, 0..3), overheads, (1..=1_000_000u32, 1..=8u32), energy);
     prop::collection::vec(second, 1..8)
 }
 
-fn build(sku: &str, sequence: u64, (lanes, overheads, share_ppm): &Second) -> v1::Window {
+/// Windows of a boot from its first second on.
+fn windows(sku: &str, seconds: &[Second]) -> Vec<v1::Window> {
+    let mut drawn = 0;
+    let one = |(i, it): (usize, &Second)| {
+        let mut window = build(sku, i as u64 + 1, it);
+        drawn += it.3.unwrap_or(0);
+        window.device.as_mut().unwrap().cumulative_energy_millijoules = drawn;
+        window
+    };
+    seconds.iter().enumerate().map(one).collect()
+}
+
+/// What the sidecar is charged of the energy.
+fn charged(seconds: &[Second]) -> Option<i64> {
+    let (mut drawn, mut sum) = (0, None);
+    for (_, _, (share_ppm, _), energy) in seconds {
+        let Some(energy) = energy else { continue };
+        let until = |total: u64| (total * u64::from(*share_ppm) / 1_000_000) as i64;
+        *sum.get_or_insert(0) += until(drawn + energy) - until(drawn);
+        drawn += energy;
+    }
+    sum
+}
+
+fn build(sku: &str, sequence: u64, (lanes, overheads, (share_ppm, devices), energy): &Second) -> v1::Window {
     let mut window = window(sequence, 0);
     let device = window.device.as_mut().unwrap();
-    (device.sku, device.share_ppm) = (sku.to_owned(), *share_ppm);
+    (device.sku, device.share_ppm, device.devices, device.energy_millijoules) = (sku.to_owned(), *share_ppm, Some(*devices), *energy);
     device.overheads = overheads
         .iter()
         .map(|ns| v1::Overhead {
@@ -113,8 +138,7 @@ fn parts_are_the_whole_and_late_prices_are_exact() {
         let (early, late) = (format!("early-{}", case.get()), format!("late-{}", case.get()));
         let per_hour = format!("{}.{:012}", rate / 1_000_000_000_000, rate % 1_000_000_000_000);
         let send = |sku: &str| {
-            let windows = seconds.iter().enumerate().map(|(i, it)| build(sku, i as u64 + 1, it)).collect();
-            Sidecar::new(&app, sku, sku).report(windows, 0).unwrap();
+            Sidecar::new(&app, sku, sku).report(windows(sku, &seconds), 0).unwrap();
         };
         price(&app, &early, &per_hour);
         send(&early);
@@ -128,6 +152,12 @@ fn parts_are_the_whole_and_late_prices_are_exact() {
         prop_assert_eq!(parts, part("spend_picodollars"));
         let direct: i64 = rows.as_array().unwrap().iter().map(|it| it["direct_picodollars"].as_i64().unwrap()).sum();
         prop_assert_eq!(direct, part("direct_picodollars"));
+        let energy = charged(&seconds);
+        prop_assert_eq!(totals["energy_millijoules"].as_i64(), energy);
+        let parts = ["direct_energy_millijoules", "overhead_energy_millijoules", "idle_energy_millijoules"];
+        prop_assert_eq!(parts.iter().map(|it| totals[it].as_i64()).sum::<Option<i64>>(), energy);
+        let direct: i64 = rows.as_array().unwrap().iter().filter_map(|it| it["direct_energy_millijoules"].as_i64()).sum();
+        prop_assert_eq!(direct, totals["direct_energy_millijoules"].as_i64().unwrap_or(0));
         Ok(())
     });
     outcome.unwrap();
@@ -140,9 +170,23 @@ fn every_hour_adds_up(app: &TestApp) {
         use sqlx::Connection;
         let path = app.config.data_dir.join("control-plane.db");
         let mut conn = sqlx::SqliteConnection::connect(&format!("sqlite://{}", path.display())).await.unwrap();
-        let bad =
-            "SELECT COUNT(*) FROM device_hours WHERE spend_picodollars <> direct_picodollars + overhead_picodollars + idle_picodollars";
-        assert_eq!(sqlx::query_scalar::<_, i64>(bad).fetch_one(&mut conn).await.unwrap(), 0);
+        let none = async |conn: &mut sqlx::SqliteConnection, sql: &'static str| {
+            assert_eq!(sqlx::query_scalar::<_, i64>(sql).fetch_one(conn).await.unwrap(), 0, "{sql}");
+        };
+        none(
+            &mut conn,
+            "SELECT COUNT(*) FROM device_hours WHERE spend_picodollars <> direct_picodollars + overhead_picodollars + idle_picodollars",
+        )
+        .await;
+        none(
+            &mut conn,
+            "SELECT COUNT(*) FROM device_hours WHERE energy_millijoules IS NOT direct_millijoules + overhead_millijoules + idle_millijoules",
+        )
+        .await;
+        // And from table to table.
+        none(&mut conn, "SELECT (SELECT SUM(energy_millijoules) FROM windows) <> (SELECT SUM(energy_millijoules) FROM device_hours)").await;
+        none(&mut conn, "SELECT (SELECT SUM(direct_millijoules) FROM usage_hours) <> (SELECT SUM(direct_millijoules) FROM device_hours)").await;
+        none(&mut conn, "SELECT (SELECT SUM(millijoules) FROM overhead_hours) <> (SELECT SUM(overhead_millijoules) FROM device_hours)").await;
     });
 }
 
@@ -170,10 +214,10 @@ fn a_total_past_an_i64_is_exact() {
         for years in ["UPDATE device_hours SET elapsed_ns = 4000000000000000000", "UPDATE usage_hours SET engine_ns = 9000000000000000000"] {
             sqlx::query(years).execute(&mut conn).await.unwrap();
         }
-        let more = "INSERT INTO usage_hours SELECT hour + 1, model, version, variant, precision, arm, experiment, digest, provider, fallback, sku, \
-                    region, namespace, sidecar_app, consumer_app, tenant, requests, unpriced_requests, tokens, engine_ns, direct_picodollars \
-                    FROM usage_hours";
-        sqlx::query(more).execute(&mut conn).await.unwrap();
+        let columns = "model, version, variant, precision, arm, experiment, digest, provider, fallback, sku, region, namespace, sidecar_app, \
+                       consumer_app, tenant, requests, unpriced_requests, tokens, engine_ns, direct_picodollars";
+        let more = format!("INSERT INTO usage_hours (hour, {columns}) SELECT hour + 1, {columns} FROM usage_hours");
+        sqlx::query(sqlx::AssertSqlSafe(more)).execute(&mut conn).await.unwrap();
     });
     let costs = app.get("costs");
     assert_eq!((&costs["totals"]["device_seconds"], &costs["costs"][0]["engine_seconds"]), (&json!(24e9), &json!(18e9)), "{costs}");

@@ -5,6 +5,7 @@ mod app;
 mod backup;
 mod bundle;
 mod catalog;
+mod energy;
 mod experiments;
 mod fleet;
 mod imports;

@@ -27,7 +27,7 @@ use crate::models::bundles::Bundles;
 use crate::models::entries::{self, DefaultRefused};
 use crate::models::memory::Memory;
 use crate::models::{Machine, Models, Parts};
-use crate::telemetry::{Recorder, Spool, Telemetry, recorder};
+use crate::telemetry::{Energy, Recorder, Spool, Telemetry, recorder};
 use crate::tokenizer::{TokenizerError, TokenizerPool};
 use crate::traces::{Traces, TracesError};
 
@@ -106,8 +106,11 @@ pub(super) async fn build(mut config: Config, store: Option<Store>) -> Result<Ap
     let spool = Spool::start(&spool_folder, config.storage.spool_limit_bytes, (&boot_id, clock.boot_unix_ns()), metrics.clone())
         .map_err(|cause| folder("the telemetry spool", &spool_folder, cause))?;
     let leases = Leases::default();
+    let energy = Energy::default();
+    #[cfg(feature = "tensorrt")]
+    let watch = super::gpus::Watch::start(&machine, metrics.clone(), energy.clone());
     let (device, at_recorder) = (config.device.clone(), leases.clone());
-    let parts = recorder::Parts { device, spool: spool.clone(), metrics: metrics.clone(), clock, leases: at_recorder };
+    let parts = recorder::Parts { device, spool: spool.clone(), metrics: metrics.clone(), clock, leases: at_recorder, energy };
     let (recorder, recording) = Recorder::start(parts, telemetry.clone(), observations);
 
     let (batcher, _executors) = Batcher::start(batching(&config, &machine), &telemetry, &metrics)?;
@@ -125,8 +128,6 @@ pub(super) async fn build(mut config: Config, store: Option<Store>) -> Result<Ap
         memory: memory(&config, &machine),
         load_timeout: config.models.load_timeout,
     };
-    #[cfg(feature = "tensorrt")]
-    let gpus = machine.facts.gpus.clone();
     let link = control::Link {
         runtime: Runtime::version(),
         boot_id,
@@ -143,7 +144,7 @@ pub(super) async fn build(mut config: Config, store: Option<Store>) -> Result<Ap
     let (models, loading) = Models::start(parts, first, stop.clone());
     let mut tasks = vec![recording, loading];
     #[cfg(feature = "tensorrt")]
-    tasks.push(super::gpus::watch(gpus, metrics.clone(), stop.clone()));
+    tasks.push(tokio::spawn(watch.run(stop.clone())));
     let control = match &config.control_plane {
         Some(plane) => {
             let (control, linked) = Control::start(&config, plane.clone(), link, models.clone());
@@ -234,9 +235,11 @@ fn machine(config: &Config) -> Result<Machine, StartError> {
     Ok(Machine { facts, devices, demanded })
 }
 
-/// What is paid for, where the configuration left it open: the GPU that serves.
+/// What is paid for: as many GPUs as serve; where the configuration left it open, their name.
 fn name_device(device: &mut config::Device, machine: &Machine) {
-    let Some(gpu) = machine.facts.first(&machine.devices).filter(|_| machine.best() != ExecutionProvider::Cpu) else { return };
+    let gpus = machine.gpus();
+    let Some(gpu) = gpus.first() else { return };
+    device.count = gpus.len() as u32;
     if device.sku == config::CPU_SKU {
         device.sku = gpu.name.to_ascii_lowercase().replace(|it: char| !it.is_ascii_alphanumeric(), "-");
         if device.uuid.starts_with("cpu-") {
@@ -259,12 +262,13 @@ fn memory(config: &Config, machine: &Machine) -> Memory {
 
 fn batching(config: &Config, machine: &Machine) -> BatcherConfig {
     let (it, usual) = (&config.batching, BatcherConfig::default());
-    let on_gpu = machine.best() != ExecutionProvider::Cpu;
+    let (on_gpu, devices) = (machine.best() != ExecutionProvider::Cpu, machine.gpus().len().max(1));
     BatcherConfig {
         enabled: it.enabled,
         max_batch_size: it.max_batch_size.unwrap_or(usual.max_batch_size),
         learn_size: it.max_batch_size.is_none(),
-        workers: if on_gpu { config.runtime.contexts * config.runtime.device_ids.len().max(1) } else { 1 },
+        workers: if on_gpu { config.runtime.contexts * devices } else { 1 },
+        devices,
         max_wait: it.max_wait,
         adaptive: it.adaptive,
         max_batch_tokens: it.max_batch_tokens.unwrap_or(usual.max_batch_tokens),

@@ -101,7 +101,7 @@ impl Executor {
         }
         // Copied before the vectors leave with their answers.
         let (good, known) = (vectors.iter().all(Result::is_ok), recent(&batch, &vectors));
-        self.queue.finish(&batch, Outcome { from: began, to, busy, tokens, padded_tokens, vectors });
+        self.queue.finish(self.worker, &batch, Outcome { from: began, to, busy, tokens, padded_tokens, vectors });
         if good {
             self.offer(batch, known);
         }
@@ -130,7 +130,8 @@ impl Executor {
         let busy = runs.as_ref().ok().and_then(|it| own_time(it)).map_or(at - began, |it| it.min(at - began));
         let from = at.checked_sub(busy).unwrap_or(began);
         let (model, variant, experiment) = (lane.model.clone(), pair.canary_variant.clone(), lane.experiment.clone());
-        self.telemetry.observe(Observation::Overhead { cause: "probe", model, variant, experiment, from, to: at });
+        let worker = self.worker;
+        self.telemetry.observe(Observation::Overhead { worker, cause: "probe", model, variant, experiment, from, to: at });
         self.metrics.overhead("probe", busy);
         self.queue.probe_finished(&lane.experiment, busy);
         match runs {
@@ -209,8 +210,8 @@ impl Executor {
         let from = Instant::now();
         let result = run(&mut self.engines, engine, &batch, |it, batch| if yields { it.run_yielding(batch) } else { it.run(batch) });
         let to = Instant::now();
-        let experiment = String::new();
-        self.telemetry.observe(Observation::Overhead { cause, model, variant, experiment, from, to });
+        let (worker, experiment) = (self.worker, String::new());
+        self.telemetry.observe(Observation::Overhead { worker, cause, model, variant, experiment, from, to });
         self.metrics.overhead(cause, to - from);
         self.queue.overhead_finished(to - from, yields);
         // Who asked may have left.

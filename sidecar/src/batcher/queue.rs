@@ -27,6 +27,7 @@ use super::probes::Turns;
 use super::{BatchError, BatcherConfig, EngineId};
 use crate::engine::Stop;
 use crate::metrics::Metrics;
+use crate::telemetry::busy::Credited;
 
 use engines::{Install, Known, Removal};
 use requests::{Answer, Pending};
@@ -72,6 +73,9 @@ struct State {
     installs: Vec<VecDeque<Install>>,
     removals: Vec<Removal>,
     overheads: VecDeque<Overhead>,
+    /// Which time of each device is counted in somebody's share, ns since `began`.
+    credited: Vec<Credited>,
+    began: Instant,
     /// Budgets by model and variant, and the bytes of the engine that had it.
     learnt: HashMap<(String, String), (usize, u64)>,
     /// No more work is taken; what waits at this moment is given up.
@@ -114,6 +118,8 @@ impl Queue {
             installs: (0..workers).map(|_| VecDeque::new()).collect(),
             removals: Vec::new(),
             overheads: VecDeque::new(),
+            credited: (0..config.devices.max(1)).map(|_| Credited::default()).collect(),
+            began: Instant::now(),
             learnt: HashMap::new(),
             closing: None,
             idle: 0,

@@ -529,6 +529,57 @@ async fn tensorrt_provider_test_contexts_run_at_the_same_time_and_leave_together
     assert_eq!(workers.len(), 2);
 }
 
+/// Takes 40 ms for any batch, on any of its contexts.
+struct Slow(Vec<Box<dyn Engine>>);
+
+impl Engine for Slow {
+    fn run(&mut self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        std::thread::sleep(Duration::from_millis(40));
+        Ok(vec![1.0; batch.rows])
+    }
+
+    fn dimension(&self) -> usize {
+        1
+    }
+
+    fn provider(&self) -> ExecutionProvider {
+        ExecutionProvider::TensorRt
+    }
+
+    fn limits(&self) -> Option<crate::engine::Limits> {
+        Some(crate::engine::Limits { max_rows: 1, max_tokens: 16, lengths: vec![16].into() })
+    }
+
+    fn contexts(&mut self) -> Vec<Box<dyn Engine>> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+/// Device time that eight requests are charged for, four at a time on so many devices, over the time that passed.
+async fn charged(devices: usize) -> f64 {
+    let config = BatcherConfig { workers: 4, devices, ..BatcherConfig::default() };
+    let mut rig = Rig::start(config).await;
+    let others = (0..3).map(|_| Box::new(Slow(Vec::new())) as Box<dyn Engine>).collect();
+    rig.engine = rig.batcher.install(Box::new(Slow(others))).await;
+    let from = Instant::now();
+    let mut asked = tokio::task::JoinSet::new();
+    for id in 0..8 {
+        let (batcher, work) = (rig.batcher.clone(), rig.work(&[&[id]], Duration::from_secs(20)));
+        asked.spawn(async move { batcher.submit(work).await.unwrap() });
+    }
+    let shares: u64 = asked.join_all().await.into_iter().map(|it| it.engine_share_ns).sum();
+    let passed = from.elapsed();
+    rig.batcher.shutdown(Instant::now() + Duration::from_secs(5)).await;
+    shares as f64 / passed.as_nanos() as f64
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_that_share_a_device_are_charged_its_time_once() {
+    let (one, two) = (charged(1).await, charged(2).await);
+    assert!(one > 0.3 && one <= 1.0, "{one}");
+    assert!(two > one && two <= 2.0, "{two}");
+}
+
 #[tokio::test]
 async fn tensorrt_provider_test_a_lost_device_is_told_and_its_batch_is_not_tried_again() {
     struct Lost(Arc<std::sync::atomic::AtomicUsize>);

@@ -27,6 +27,11 @@ pub fn read(uuid: &str) -> Option<GpuReading> {
     })
 }
 
+/// What a GPU has drawn since its driver was loaded; none where nothing measures it.
+pub fn energy_millijoules(uuid: &str) -> Option<u64> {
+    nvml()?.device_by_uuid(uuid).ok()?.total_energy_consumption().ok()
+}
+
 /// The driver's version.
 pub(super) fn driver_version() -> Option<String> {
     nvml()?.sys_driver_version().ok()

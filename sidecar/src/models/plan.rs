@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use akidb_domain::snapshot::{ServedArtifact, ServedModel, ServedVariant, Snapshot, SnapshotVersion, TrafficSplit, VariantRef};
 use akidb_domain::vocabulary::{ExecutionProvider, Precision, Target, TargetProvider, canonical_model};
 
-use crate::engine::device::Facts;
+use crate::engine::device::{Facts, Gpu};
 
 /// What to serve.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -81,6 +81,16 @@ impl Machine {
     /// One without GPUs.
     pub fn cpu() -> Self {
         Self { facts: Facts::cpu_only("no GPU was looked for"), devices: vec![0], demanded: None }
+    }
+
+    /// The GPUs that serve, in the order of `devices`; none where the CPU does.
+    pub fn gpus(&self) -> Vec<&Gpu> {
+        if self.best() == ExecutionProvider::Cpu {
+            return Vec::new();
+        }
+        let first = [0];
+        let devices = if self.devices.is_empty() { &first[..] } else { &self.devices };
+        devices.iter().filter_map(|it| self.facts.gpus.iter().find(|gpu| gpu.index == *it)).collect()
     }
 
     /// What it prefers.

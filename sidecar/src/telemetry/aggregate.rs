@@ -41,7 +41,8 @@ pub struct Aggregate {
     units: Units,
     /// The batch that each executor runs, and when it began.
     running: BTreeMap<usize, (Arc<LaneId>, u64)>,
-    credited: Credited,
+    /// One a device.
+    credited: Vec<Credited>,
     cumulative_busy_ns: u64,
 }
 
@@ -58,6 +59,7 @@ struct Lane {
 impl Aggregate {
     /// The first window of a boot.
     pub fn new(clock: Clock, device: Device) -> Self {
+        let credited = (0..device.count.max(1)).map(|_| Credited::default()).collect();
         Self {
             clock,
             device,
@@ -70,7 +72,7 @@ impl Aggregate {
             probes: Vec::new(),
             units: Units::default(),
             running: BTreeMap::new(),
-            credited: Credited::default(),
+            credited,
             cumulative_busy_ns: 0,
         }
     }
@@ -119,12 +121,13 @@ impl Aggregate {
             }
             Observation::Request(done) => self.answered(done),
             Observation::Probe { at, result } => self.probes.push(ProbeResult { at_ns: self.clock.unix_ns(at), ..result }),
-            Observation::Overhead { cause, model, variant, experiment, from, to } => {
-                let device_ns = self.credited.credit(self.clock.unix_ns(from), self.clock.unix_ns(to));
+            Observation::Overhead { worker, cause, model, variant, experiment, from, to } => {
+                let device_ns = self.credit(worker, self.clock.unix_ns(from), self.clock.unix_ns(to));
                 self.overhead((cause, model, variant, experiment), device_ns);
             }
             Observation::Beside { cause, model, variant, device } => {
-                self.overhead((cause, model, variant, String::new()), device.as_nanos() as u64);
+                let device_ns = device.as_nanos() as u64 * self.credited.len() as u64;
+                self.overhead((cause, model, variant, String::new()), device_ns);
             }
         }
     }
@@ -154,9 +157,9 @@ impl Aggregate {
     /// Ends the window at `end_ns` and opens the next one there. A batch that runs is credited up to here.
     pub fn cut(&mut self, end_ns: u64, lost_observations: u64, last: bool) -> Window {
         let end_ns = end_ns.max(self.start_ns);
-        let running: Vec<(Arc<LaneId>, u64)> = self.running.values().cloned().collect();
-        for (lane, from) in running {
-            let engine_ns = self.credited.credit(from, end_ns);
+        let running: Vec<(usize, (Arc<LaneId>, u64))> = self.running.iter().map(|(worker, it)| (*worker, it.clone())).collect();
+        for (worker, (lane, from)) in running {
+            let engine_ns = self.credit(worker, from, end_ns);
             self.lane(&lane).usage.engine_ns += engine_ns;
         }
         let mut lanes: Vec<LaneUsage> = self.lanes.drain().map(|(_, it)| it.usage()).collect();
@@ -172,17 +175,20 @@ impl Aggregate {
             sku: self.device.sku.clone(),
             region: self.device.region.clone(),
             share_ppm: self.device.share_ppm,
+            devices: self.credited.len() as u32,
             busy_ns,
             overheads: std::mem::take(&mut self.overheads).into_iter().map(overhead).collect(),
             cumulative_elapsed_ns: end_ns - self.clock.boot_unix_ns(),
             cumulative_busy_ns: self.cumulative_busy_ns,
+            // The recorder knows these, and the leases.
             cumulative_spend_picodollars: 0,
+            energy_millijoules: None,
+            cumulative_energy_millijoules: 0,
         };
         let (sequence, start_ns) = (self.sequence, self.start_ns);
         self.sequence += 1;
         self.start_ns = end_ns;
         self.work_since = (!self.running.is_empty()).then_some(end_ns);
-        // The recorder knows the leases.
         let (probes, lease_gaps) = (std::mem::take(&mut self.probes), Vec::new());
         Window { sequence, snapshot: self.snapshot, start_ns, end_ns, device, lanes, lost_observations, last, probes, lease_gaps }
     }
@@ -190,13 +196,18 @@ impl Aggregate {
     fn finished(&mut self, done: &BatchDone) {
         let (from, to) = (self.clock.unix_ns(done.from), self.clock.unix_ns(done.to));
         self.running.remove(&done.worker);
-        // What executors do at the same time is one time of the device.
-        let engine_ns = self.credited.credit(from, to);
+        let engine_ns = self.credit(done.worker, from, to);
         let usage = &mut self.lane(&done.lane).usage;
         usage.engine_ns += engine_ns;
         usage.batches += 1;
         usage.padded_tokens += done.padded_tokens;
         usage.engine.record(to.saturating_sub(from));
+    }
+
+    /// What the executors of one device do at the same time is one time of it. They are dealt to the devices in turn, as an engine's contexts are.
+    fn credit(&mut self, worker: usize, from: u64, to: u64) -> u64 {
+        let device = worker % self.credited.len();
+        self.credited[device].credit(from, to)
     }
 
     fn lane(&mut self, id: &Arc<LaneId>) -> &mut Lane {

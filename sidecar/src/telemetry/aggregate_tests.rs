@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn device() -> Device {
-    Device { sku: "cpu".into(), region: "local".into(), uuid: "cpu-n".into(), share_ppm: 1_000_000 }
+fn device(count: u32) -> Device {
+    Device { sku: "cpu".into(), region: "local".into(), uuid: "cpu-n".into(), share_ppm: 1_000_000, count }
 }
 
 pub(crate) fn lane(variant: &str) -> Arc<LaneId> {
@@ -51,8 +51,12 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::of(1)
+    }
+
+    fn of(devices: u32) -> Self {
         let clock = Clock::start();
-        Self { clock, zero: Instant::now(), aggregate: Aggregate::new(clock, device()) }
+        Self { clock, zero: Instant::now(), aggregate: Aggregate::new(clock, device(devices)) }
     }
 
     fn at(&self, millis: u64) -> Instant {
@@ -77,9 +81,10 @@ impl Bench {
     }
 
     fn probe(&mut self, from: u64, to: u64) {
+        let worker = 0;
         let (model, variant, experiment, now) = ("m".to_owned(), "b".to_owned(), "e".to_owned(), self.ns(to));
         let (from, to) = (self.at(from), self.at(to));
-        self.aggregate.observe(Observation::Overhead { cause: "probe", model, variant, experiment, from, to }, now);
+        self.aggregate.observe(Observation::Overhead { worker, cause: "probe", model, variant, experiment, from, to }, now);
     }
 
     fn finish_on(&mut self, worker: usize, from: u64, to: u64) {
@@ -124,6 +129,31 @@ fn what_workers_do_at_the_same_time_is_one_time_of_the_device() {
     bench.finish_on(1, 350, 410);
     bench.finish_on(0, 300, 500);
     assert_eq!(bench.aggregate.cut(bench.ns(600), 0, false).device.busy_ns, 100_000_000);
+}
+
+#[test]
+fn each_device_has_a_time_of_its_own_and_a_load_takes_all() {
+    let mut bench = Bench::of(2);
+    // Executors 0 and 2 are of the first device, 1 of the second.
+    for worker in 0..3 {
+        bench.start_on(worker, 0);
+    }
+    let first = bench.aggregate.cut(bench.ns(100), 0, false);
+    let whole = first.device.busy_ns;
+    assert_eq!(
+        (whole, first.device.devices, first.device_ns()),
+        (2 * (bench.ns(100) - bench.ns(0)), 2, 2 * (first.end_ns - first.start_ns))
+    );
+    for worker in 0..3 {
+        bench.finish_on(worker, 0, 150 + 10 * worker as u64);
+    }
+    bench.probe(150, 200);
+    let (cause, model, variant, device) = ("load", "m".to_owned(), "b".to_owned(), Duration::from_millis(7));
+    bench.aggregate.observe(Observation::Beside { cause, model, variant, device }, bench.ns(160));
+    let second = bench.aggregate.cut(bench.ns(200), 0, false);
+    assert_eq!(second.device.busy_ns, 130_000_000, "70 ms of the first, 60 of the second");
+    let overheads: Vec<_> = second.device.overheads.iter().map(|it| (it.cause.as_str(), it.device_ns)).collect();
+    assert_eq!(overheads, [("load", 14_000_000), ("probe", 30_000_000)]);
 }
 
 #[test]

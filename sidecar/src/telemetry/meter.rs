@@ -1,5 +1,5 @@
-//! What the work has cost; pure. Enters: windows and price rows. Leaves: a [`CostReport`]. Never: a total that shrinks, a picodollar that
-//! is in no part: direct, overhead and idle sum to the spend exactly.
+//! What the work has cost, and drawn; pure. Enters: windows and price rows. Leaves: a [`CostReport`]. Never: a total that shrinks, a picodollar or
+//! millijoule that is in no part: direct, overhead and idle sum to the spend, and to the energy, exactly.
 //!
 //! Price rows are applied once: what was charged stays charged. A row that arrives late is applied back to its start where no price
 //! covered that time, else from the last cut on.
@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use akidb_domain::cost::{self, Price, dollars, per_request};
+use akidb_domain::energy::{self, joules_per_request};
 use akidb_domain::window::Window;
 
 use super::report::{CostReport, CostWindow, SpendLine, VariantCost};
@@ -21,12 +22,15 @@ type Key = (String, String);
 #[derive(Debug)]
 pub struct Meter {
     share_ppm: u32,
+    devices: u32,
     boot_ns: u64,
     settled_to: u64,
     rows: Vec<Price>,
     waiting: VecDeque<Stretch>,
     accounts: BTreeMap<Key, Account>,
     idle: i128,
+    /// None: nothing was measured yet.
+    idle_energy: Option<i128>,
 }
 
 /// A time in which the device did something.
@@ -45,12 +49,25 @@ struct Account {
     overhead: i128,
     requests: u64,
     priced: u64,
+    direct_energy: i128,
+    overhead_energy: i128,
+    measured: u64,
 }
 
 impl Meter {
-    /// A device's share, from a boot on.
-    pub fn new(share_ppm: u32, boot_ns: u64) -> Self {
-        Self { share_ppm, boot_ns, settled_to: boot_ns, rows: Vec::new(), waiting: VecDeque::new(), accounts: BTreeMap::new(), idle: 0 }
+    /// A share of so many devices, from a boot on.
+    pub fn new((share_ppm, devices): (u32, u32), boot_ns: u64) -> Self {
+        Self {
+            share_ppm,
+            devices,
+            boot_ns,
+            settled_to: boot_ns,
+            rows: Vec::new(),
+            waiting: VecDeque::new(),
+            accounts: BTreeMap::new(),
+            idle: 0,
+            idle_energy: None,
+        }
     }
 
     /// Unix ns of the last cut.
@@ -71,6 +88,7 @@ impl Meter {
             *stretch.overheads.entry((overhead.model.clone(), overhead.variant.clone())).or_default() += overhead.device_ns;
         }
         self.push(stretch);
+        self.settle_energy(window);
     }
 
     /// Charges time in which nothing happened, up to `now_ns`, while a window is open.
@@ -115,27 +133,37 @@ impl Meter {
 
     /// Everything charged so far.
     pub fn spent(&self) -> i64 {
-        picodollars(self.accounts.values().map(|it| it.direct + it.overhead).sum::<i128>() + self.idle)
+        bounded(self.accounts.values().map(|it| it.direct + it.overhead).sum::<i128>() + self.idle)
     }
 
     /// The figures.
     pub fn report(&self) -> CostReport {
         let sum = |of: fn(&Account) -> i128| self.accounts.values().map(of).sum::<i128>();
         let count = |of: fn(&Account) -> u64| self.accounts.values().map(of).sum::<u64>();
-        let (requests, priced) = (count(|it| it.requests), count(|it| it.priced));
+        let (requests, priced, measured) = (count(|it| it.requests), count(|it| it.priced), count(|it| it.measured));
+        let total_energy = self.idle_energy.map(|_| sum(|it| it.direct_energy + it.overhead_energy));
         let spend = self.spend();
         let from = self.rows.iter().map(|it| it.valid_from_ns.max(self.boot_ns)).min().filter(|it| *it < self.settled_to);
         CostReport {
             cost: per_request(sum(|it| it.direct), priced),
             currency: "USD",
-            total_picodollars: picodollars(sum(|it| it.direct + it.overhead)),
-            idle_picodollars: picodollars(self.idle),
+            total_picodollars: bounded(sum(|it| it.direct + it.overhead)),
+            idle_picodollars: bounded(self.idle),
             requests,
             unpriced_requests: requests - priced,
+            energy_joules: joules_per_request(sum(|it| it.direct_energy), measured),
+            total_energy_millijoules: total_energy.map(bounded),
+            idle_energy_millijoules: self.idle_energy.map(bounded),
+            unmeasured_requests: requests - measured,
             window: CostWindow { from: rfc3339(from.unwrap_or(self.boot_ns)), to: rfc3339(self.settled_to) },
             scope: "sidecar",
             spend,
-            variants: self.accounts.iter().filter(|(_, it)| it.requests > 0 || it.overhead > 0).map(|(key, it)| it.line(key)).collect(),
+            variants: self
+                .accounts
+                .iter()
+                .filter(|(_, it)| it.requests > 0 || it.overhead > 0 || it.overhead_energy > 0)
+                .map(|(key, it)| it.line(key))
+                .collect(),
         }
     }
 
@@ -145,9 +173,10 @@ impl Meter {
             (from < to).then(|| SpendLine {
                 price_per_hour: dollars(i128::from(row.picodollars_per_hour)),
                 share_ppm: self.share_ppm,
+                devices: self.devices,
                 from: rfc3339(from),
                 to: rfc3339(to),
-                picodollars: picodollars(cost::spend_until(row.picodollars_per_hour, self.share_ppm, to - from)),
+                picodollars: bounded(cost::spend_until(row.picodollars_per_hour, self.occupied_ppm(), to - from)),
             })
         };
         self.rows.iter().filter_map(line).collect()
@@ -162,14 +191,15 @@ impl Meter {
     }
 
     fn charge(&mut self, stretch: Stretch) {
-        let spend = cost::spend(&self.rows, self.share_ppm, self.boot_ns, stretch.from, stretch.to);
+        let spend = cost::spend(&self.rows, self.occupied_ppm(), self.boot_ns, stretch.from, stretch.to);
         if spend.priced_ns == 0 {
             self.wait(stretch);
             return;
         }
         let lane_ns: Vec<u64> = stretch.lanes.values().map(|it| it.0).collect();
         let overhead_ns: Vec<u64> = stretch.overheads.values().copied().collect();
-        let parts = cost::divide(spend.picodollars, stretch.to - stretch.from, &lane_ns, &overhead_ns);
+        let device_ns = (stretch.to - stretch.from) * u64::from(self.devices);
+        let parts = cost::divide(spend.picodollars, device_ns, &lane_ns, &overhead_ns);
         // A stretch that a price covers for the better part counts as priced.
         let priced = spend.priced_ns.saturating_mul(2) >= stretch.to - stretch.from;
         for ((key, (_, requests)), direct) in stretch.lanes.into_iter().zip(parts.direct) {
@@ -181,6 +211,28 @@ impl Meter {
             self.accounts.entry(key).or_default().overhead += overhead;
         }
         self.idle += parts.idle;
+    }
+
+    /// Needs no price, and is of the whole window, whatever was charged while it was open.
+    fn settle_energy(&mut self, window: &Window) {
+        let Some(parts) = energy::divide(window) else { return };
+        let mut account = |model: &str, variant: &str, add: &dyn Fn(&mut Account)| {
+            add(self.accounts.entry((model.to_owned(), variant.to_owned())).or_default());
+        };
+        for (lane, millijoules) in window.lanes.iter().zip(parts.direct) {
+            account(&lane.lane.model, &lane.lane.variant, &|it| {
+                it.direct_energy += millijoules;
+                it.measured += lane.requests;
+            });
+        }
+        for (overhead, millijoules) in window.device.overheads.iter().zip(parts.overhead) {
+            account(&overhead.model, &overhead.variant, &|it| it.overhead_energy += millijoules);
+        }
+        *self.idle_energy.get_or_insert(0) += parts.idle;
+    }
+
+    fn occupied_ppm(&self) -> u32 {
+        self.share_ppm * self.devices
     }
 
     fn wait(&mut self, stretch: Stretch) {
@@ -227,14 +279,15 @@ impl Account {
             model: model.clone(),
             variant: variant.clone(),
             cost: per_request(self.direct, self.priced),
-            total_picodollars: picodollars(self.direct + self.overhead),
+            total_picodollars: bounded(self.direct + self.overhead),
+            energy_joules: joules_per_request(self.direct_energy, self.measured),
             requests: self.requests,
         }
     }
 }
 
 /// An i64 holds $9.2 million: a thousand years of a sidecar.
-fn picodollars(amount: i128) -> i64 {
+fn bounded(amount: i128) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
 }
 

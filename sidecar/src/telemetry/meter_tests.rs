@@ -61,7 +61,7 @@ fn identity(meter: &Meter) -> (i64, i64) {
 
 #[test]
 fn a_price_that_comes_late_but_held_before_the_boot_covers_the_whole_boot() {
-    let mut meter = Meter::new(500_000, BOOT);
+    let mut meter = Meter::new((500_000, 1), BOOT);
     for i in 0..100 {
         meter.settle(&window(BOOT + i * SECOND, BOOT + (i + 1) * SECOND, SECOND / 3, 2, SECOND / 7));
     }
@@ -79,7 +79,7 @@ fn a_price_that_comes_late_but_held_before_the_boot_covers_the_whole_boot() {
 
 #[test]
 fn a_snapshot_that_repeats_the_price_does_not_split_it() {
-    let mut meter = Meter::new(1_000_000, BOOT);
+    let mut meter = Meter::new((1_000_000, 1), BOOT);
     for i in 0..10 {
         meter.set_prices(&[price(1_000_000_000_001, BOOT - 5, None)]);
         meter.settle(&window(BOOT + i * SECOND, BOOT + (i + 1) * SECOND, 1, 1, 0));
@@ -90,7 +90,7 @@ fn a_snapshot_that_repeats_the_price_does_not_split_it() {
 
 #[test]
 fn a_time_that_was_charged_between_two_waits_is_not_charged_again() {
-    let mut meter = Meter::new(1_000_000, BOOT);
+    let mut meter = Meter::new((1_000_000, 1), BOOT);
     meter.settle_idle(BOOT + SECOND);
     meter.set_prices(&[price(3_600_000_000_000, BOOT + SECOND, None)]);
     meter.settle_idle(BOOT + 2 * SECOND);
@@ -102,7 +102,7 @@ fn a_time_that_was_charged_between_two_waits_is_not_charged_again() {
 
 #[test]
 fn a_price_change_known_ahead_takes_effect_inside_a_window() {
-    let mut meter = Meter::new(1_000_000, BOOT);
+    let mut meter = Meter::new((1_000_000, 1), BOOT);
     let change = BOOT + SECOND / 2;
     meter.set_prices(&[price(3_600, BOOT - 5, Some(change)), price(7_200_000_000_000, change, None)]);
     meter.settle(&window(BOOT, BOOT + SECOND, SECOND, 1, 0));
@@ -110,13 +110,44 @@ fn a_price_change_known_ahead_takes_effect_inside_a_window() {
     assert_eq!(meter.rate(BOOT + SECOND).unwrap().picodollars_per_hour, 7_200_000_000_000);
 }
 
+#[test]
+fn two_devices_cost_twice_and_may_be_busy_twice_as_long() {
+    let mut meter = Meter::new((500_000, 2), BOOT);
+    meter.set_prices(&[price(3_600_000_000_000, BOOT - 5, None)]);
+    let mut busy = window(BOOT, BOOT + SECOND, 3 * SECOND / 2, 3, 0);
+    busy.device = DeviceUsage { devices: 2, share_ppm: 500_000, ..busy.device };
+    meter.settle(&busy);
+    // 1e9 picodollars a second for each; half of each.
+    let report = meter.report();
+    assert_eq!((report.total_picodollars, report.idle_picodollars, meter.spent()), (750_000_000, 250_000_000, 1_000_000_000));
+    assert_eq!((report.spend[0].devices, report.spend[0].picodollars), (2, 1_000_000_000));
+    assert_eq!(meter.rate(BOOT + 1).unwrap(), Rate { picodollars_per_hour: 3_600_000_000_000, share_ppm: 500_000 });
+}
+
+#[test]
+fn energy_needs_no_price_and_divides_as_spend_does() {
+    let mut meter = Meter::new((500_000, 2), BOOT);
+    meter.settle(&window(BOOT, BOOT + SECOND, SECOND / 2, 4, 0));
+    let report = meter.report();
+    assert_eq!((report.energy_joules, report.total_energy_millijoules, report.idle_energy_millijoules), (None, None, None));
+    // 800 J of two devices, half of each; lanes 1/2 s, overhead 1/4 s, of 2 s.
+    let mut measured = window(BOOT + SECOND, BOOT + 2 * SECOND, SECOND / 2, 5, SECOND / 4);
+    let (energy_millijoules, cumulative_energy_millijoules) = (Some(800_000), 900_000);
+    measured.device = DeviceUsage { devices: 2, share_ppm: 500_000, energy_millijoules, cumulative_energy_millijoules, ..measured.device };
+    meter.settle(&measured);
+    let report = meter.report();
+    assert_eq!((report.total_energy_millijoules, report.idle_energy_millijoules), (Some(150_000), Some(250_000)));
+    assert_eq!((report.energy_joules, report.unmeasured_requests, report.unpriced_requests), (Some(20.0), 4, 9));
+    assert_eq!((report.variants[0].energy_joules, report.cost.as_deref()), (Some(20.0), None));
+}
+
 proptest! {
     #[test]
     fn total_and_idle_are_the_spend_and_never_shrink(
         steps in prop::collection::vec((1..20_000_000_000u64, 0..20_000_000_000u64, 0..5u64, 0..1_000_000_000u64, prop::option::of((1..9_000_000_000_000i64, -30..30i64))), 1..60),
-        share in 1..=1_000_000u32,
+        (share, devices) in (1..=1_000_000u32, 1..=8u32),
     ) {
-        let (mut meter, mut at, mut before) = (Meter::new(share, BOOT), BOOT, (0, 0));
+        let (mut meter, mut at, mut before) = (Meter::new((share, devices), BOOT), BOOT, (0, 0));
         for (length, engine_ns, requests, overhead_ns, new_price) in steps {
             if let Some((rate, offset)) = new_price {
                 meter.set_prices(&[price(rate, at.saturating_add_signed(offset * SECOND as i64), None)]);

@@ -10,7 +10,7 @@ use akidb_domain::window::{LaneId, ProbeResult};
 pub enum Observation {
     /// An executor began a batch; a window cut now credits the lane with the time so far.
     BatchStarted {
-        /// Which of the device's executors.
+        /// Which of the executors.
         worker: usize,
         /// Whose.
         lane: Arc<LaneId>,
@@ -43,11 +43,13 @@ pub enum Observation {
         model: String,
         /// Variant that caused it.
         variant: String,
-        /// As long as the whole device would have taken.
+        /// As long as the whole device would have taken, or all of them: a load is made on each.
         device: Duration,
     },
-    /// Device time of the executor that no request asked for.
+    /// Device time of an executor that no request asked for.
     Overhead {
+        /// Which of them.
+        worker: usize,
         /// `warmup`, ...
         cause: &'static str,
         /// Model that caused it.
@@ -66,7 +68,7 @@ pub enum Observation {
 /// A batch that ran, or failed.
 #[derive(Debug, Clone)]
 pub struct BatchDone {
-    /// Which of the device's executors.
+    /// Which of the executors.
     pub worker: usize,
     /// Whose.
     pub lane: Arc<LaneId>,

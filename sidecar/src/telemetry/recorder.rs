@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use akidb_domain::cost::Price;
+use akidb_domain::energy;
 use akidb_domain::snapshot::{Snapshot, SnapshotVersion, TrafficSplit};
-use akidb_domain::window::{LeaseGap, MAX_LEASE_GAPS};
+use akidb_domain::window::{LeaseGap, MAX_LEASE_GAPS, Window};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::aggregate::Aggregate;
+use super::energy::Drawn;
 use super::meter::Meter;
-use super::{Observation, Spool, Telemetry};
+use super::{Energy, Observation, Spool, Telemetry};
 use crate::clock::Clock;
 use crate::config::Device;
 use crate::lease::Leases;
@@ -51,15 +53,18 @@ pub struct Parts {
     pub clock: Clock,
     /// Leases of experiments.
     pub leases: Leases,
+    /// What the devices have drawn.
+    pub energy: Energy,
 }
 
 impl Recorder {
     /// Starts the task that serves `telemetry`.
     pub fn start(parts: Parts, telemetry: Telemetry, observations: mpsc::Receiver<Observation>) -> (Self, JoinHandle<()>) {
         let (orders, receiver) = mpsc::channel(16);
-        let meter = Meter::new(parts.device.share_ppm, parts.clock.boot_unix_ns());
+        let meter = Meter::new((parts.device.share_ppm, parts.device.count), parts.clock.boot_unix_ns());
         let aggregate = Aggregate::new(parts.clock, parts.device.clone());
-        let task = Task { parts, telemetry, aggregate, meter, splits: Vec::new(), observations };
+        let drawn = Drawn::since(parts.energy.newest());
+        let task = Task { parts, telemetry, aggregate, meter, drawn, splits: Vec::new(), observations };
         (Self { orders }, tokio::spawn(task.run(receiver)))
     }
 
@@ -88,6 +93,7 @@ struct Task {
     telemetry: Telemetry,
     aggregate: Aggregate,
     meter: Meter,
+    drawn: Drawn,
     /// Of the snapshot in force.
     splits: Vec<TrafficSplit>,
     observations: mpsc::Receiver<Observation>,
@@ -180,10 +186,20 @@ impl Task {
         let mut window = self.aggregate.cut(end_ns, dropped, last);
         window.lease_gaps = self.lease_gaps(window.end_ns - window.start_ns);
         self.parts.metrics.add_uncounted_units(self.aggregate.take_uncounted_units());
+        window.device.energy_millijoules = self.drawn.take(self.parts.energy.newest(), Instant::now());
+        window.device.cumulative_energy_millijoules = self.drawn.total();
+        self.show_energy(&window);
         self.meter.settle(&window);
         window.device.cumulative_spend_picodollars = self.meter.spent();
         self.publish();
         self.parts.spool.append(window);
+    }
+
+    fn show_energy(&self, window: &Window) {
+        let Some(parts) = energy::divide(window) else { return };
+        for (lane, millijoules) in window.lanes.iter().zip(parts.direct) {
+            self.parts.metrics.add_energy(&lane.lane.model, &lane.lane.variant, millijoules as f64 / 1e3);
+        }
     }
 
     /// Experiments whose lease did not hold all the time since the last cut.
@@ -201,3 +217,7 @@ impl Task {
         self.telemetry.shared.report.store(Arc::new(self.meter.report()));
     }
 }
+
+#[cfg(test)]
+#[path = "recorder_tests.rs"]
+mod tests;

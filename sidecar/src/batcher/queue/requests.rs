@@ -128,7 +128,7 @@ impl Queue {
     }
 
     /// A batch is done: those whose last text was in it are answered.
-    pub(in crate::batcher) fn finish(&self, batch: &Batch, outcome: Outcome) {
+    pub(in crate::batcher) fn finish(&self, worker: usize, batch: &Batch, outcome: Outcome) {
         let mut state = self.lock();
         let took = outcome.to.saturating_duration_since(outcome.from);
         if outcome.vectors.iter().all(Result::is_ok) {
@@ -141,7 +141,8 @@ impl Queue {
                 state.fail(item.request, cause);
             }
         }
-        state.deliver(batch, outcome.vectors, outcome.busy, outcome.tokens);
+        let own_ns = state.credit(worker, outcome.to, outcome.busy);
+        state.deliver(batch, outcome.vectors, (outcome.busy, own_ns), outcome.tokens);
         if !state.removals.is_empty() || state.closing.is_some() {
             self.changed.notify_all();
         }
@@ -217,7 +218,14 @@ impl State {
         Batch { cut, texts, metrics, links: links.into_values().collect(), probe }
     }
 
-    fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Row, Arc<str>>>, took: Duration, tokens: u64) {
+    /// What of the device's time until `to` no other batch has had, ns; on one executor all of it.
+    fn credit(&mut self, worker: usize, to: Instant, busy: Duration) -> u64 {
+        let to = to.saturating_duration_since(self.began).as_nanos() as u64;
+        let device = worker % self.credited.len();
+        self.credited[device].credit(to.saturating_sub(busy.as_nanos() as u64), to)
+    }
+
+    fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Row, Arc<str>>>, (took, own_ns): (Duration, u64), tokens: u64) {
         let mut requests: HashMap<u64, u64> = HashMap::new();
         for (item, vector) in batch.cut.items.iter().zip(vectors) {
             let (Some(pending), Ok(vector)) = (self.pending.get_mut(&item.request), vector) else { continue };
@@ -229,7 +237,7 @@ impl State {
         for (request, own) in requests {
             let Some(pending) = self.pending.get_mut(&request) else { continue };
             pending.engine += took;
-            pending.share_ns += (took.as_nanos() * u128::from(own) / u128::from(tokens.max(1))) as u64;
+            pending.share_ns += (u128::from(own_ns) * u128::from(own) / u128::from(tokens.max(1))) as u64;
             if pending.left == 0 {
                 self.answer(request, |it| Ok(it.answered(now)));
             }

@@ -28,6 +28,7 @@ pub(in crate::engine::onnx) fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>
     }
     let grid = Arc::new(Grid::of(spec)?);
     let spec = Arc::new(spec.clone());
+    // In turn: telemetry takes an executor's number, by the number of devices, for its device.
     let places: Vec<u32> = (0..spec.gpu.contexts.max(1)).flat_map(|_| devices.iter().copied()).collect();
     for device in &devices {
         room(&spec, *device)?;
