@@ -16,7 +16,7 @@ import pytest
 import recorded_engine
 import weed
 from recorded_engine import H100, job, write
-from test_clients import BINARIES, free_port, running
+from test_clients import BINARIES, running
 
 import build_tensorrt_engine
 from akidb_tools import bundle, catalog, engine_release
@@ -28,12 +28,12 @@ from akidb_tools.errors import BadInput, ToolError
 def plane(tmp_path_factory):
     """A control plane whose S3 is a real server; what its clients read of the environment."""
     folder = tmp_path_factory.mktemp("plane")
-    rest = free_port()
+    rest, grpc = weed.free_ports(2)
     with weed.running(tmp_path_factory.mktemp("weed")) as store:
         env = {
             "AKIDB_CP_DATA_DIR": str(folder / "data"),
             "AKIDB_CP_LISTEN_REST": f"127.0.0.1:{rest}",
-            "AKIDB_CP_LISTEN_GRPC": f"127.0.0.1:{free_port()}",
+            "AKIDB_CP_LISTEN_GRPC": f"127.0.0.1:{grpc}",
             **store.environment(),
         }
         base = f"http://127.0.0.1:{rest}"
