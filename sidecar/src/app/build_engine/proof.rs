@@ -34,13 +34,16 @@ pub(super) struct Proof {
     pub(super) load: Duration,
 }
 
+/// Texts as token ids, and the vectors that they should get.
+type Expected = (Vec<Vec<u32>>, Vec<Vec<f32>>);
+
 /// Texts to prove an engine on, as token ids.
 #[derive(Debug)]
 pub(super) struct Asked {
     /// The bundle's reference texts and their fp32 vectors (or those of the graph that the engine is built from).
-    pub(super) reference: (Vec<Vec<u32>>, Vec<Vec<f32>>),
+    pub(super) reference: Expected,
     /// Held-out texts and their fp32 vectors.
-    pub(super) held_out: Option<(Vec<Vec<u32>>, Vec<Vec<f32>>)>,
+    pub(super) held_out: Option<Expected>,
     /// SHA-256 of the file with the texts that count: the held-out ones where there are some.
     pub(super) dataset: String,
 }
