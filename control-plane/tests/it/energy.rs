@@ -16,14 +16,19 @@ fn of_two(sequence: u64, energy: Option<u64>, drawn: u64) -> v1::Window {
     window
 }
 
-#[test]
-fn two_devices_cost_twice_and_energy_divides_as_spend_does() {
+/// At 1e9 picodollars a second and device.
+fn priced() -> TestApp {
     let app = TestApp::start();
-    // 1e9 picodollars a second and device.
     app.post(
         "prices",
         &json!({"sku": "cpu", "region": "local", "price_per_hour": "3.6", "valid_from": "2026-01-01T00:00:00Z", "source": "t"}),
     );
+    app
+}
+
+#[test]
+fn two_devices_cost_twice_and_energy_divides_as_spend_does() {
+    let app = priced();
     let sidecar = Sidecar::new(&app, "s", "b");
     sidecar.report(vec![of_two(1, Some(400_000), 400_000), of_two(2, None, 400_000), of_two(3, Some(200_001), 600_001)], 0).unwrap();
     let costs = app.get("costs");
@@ -50,11 +55,7 @@ fn two_devices_cost_twice_and_energy_divides_as_spend_does() {
 
 #[test]
 fn a_sidecar_of_before_is_of_one_device_and_measured_nothing() {
-    let app = TestApp::start();
-    app.post(
-        "prices",
-        &json!({"sku": "cpu", "region": "local", "price_per_hour": "3.6", "valid_from": "2026-01-01T00:00:00Z", "source": "t"}),
-    );
+    let app = priced();
     let old = window(1, 3);
     assert_eq!((old.device.as_ref().unwrap().devices, old.device.as_ref().unwrap().energy_millijoules), (None, None));
     Sidecar::new(&app, "s", "b").report(vec![old], 0).unwrap();

@@ -36,6 +36,7 @@ pub(crate) struct Reading {
 pub struct Memory {
     /// Most that they may take together.
     pub limits: Limits,
+    /// GPUs that serve.
     devices: Vec<u32>,
     contexts: usize,
 }
@@ -43,10 +44,8 @@ pub struct Memory {
 impl Memory {
     /// `host` and `gpu` are the configured limits; `contexts` those of an engine on a GPU.
     pub fn new(host: Option<u64>, gpu: Option<u64>, machine: &Machine, contexts: usize) -> Self {
-        let devices = if machine.devices.is_empty() { vec![0] } else { machine.devices.clone() };
-        let host = host.unwrap_or_else(default_limit);
-        let gpus: Vec<&Gpu> =
-            machine.facts.gpus.iter().filter(|it| machine.best() != ExecutionProvider::Cpu && devices.contains(&it.index)).collect();
+        let (host, gpus) = (host.unwrap_or_else(default_limit), machine.gpus());
+        let devices = gpus.iter().map(|it| it.index).collect();
         Self { limits: limits(host, gpu, &gpus), devices, contexts }
     }
 
