@@ -7,6 +7,8 @@
 //! free or not, and its latency counts from then: when the server stalls, all requests that were due in the meantime show the wait
 //! (no coordinated omission). Those that no client could take until the run's end plus the timeout are accounted as `unsent`.
 
+mod alarm;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -19,6 +21,7 @@ use crate::account::Account;
 use crate::client::{Client, Failure, Outcome};
 use crate::plan::{Plan, Until};
 use crate::texts::Texts;
+use alarm::Alarm;
 
 /// A request that no client was free to take until this long after it was due started late.
 const LATE: Duration = Duration::from_millis(1);
@@ -85,13 +88,17 @@ struct Shared {
     plan: Plan,
     texts: Texts,
     start: Instant,
+    /// Of an open loop; without it, the runtime's timer.
+    alarm: Option<Alarm>,
     next: AtomicU64,
     stop: Stop,
     progress: ProgressBar,
 }
 
 async fn one(plan: &Plan, clients: Vec<Client>, start: Instant, stop: Stop, progress: ProgressBar) -> Measured {
-    let shared = Arc::new(Shared { plan: plan.clone(), texts: Texts::new(plan), start, next: AtomicU64::new(0), stop, progress });
+    let (plan, texts) = (plan.clone(), Texts::new(plan));
+    let alarm = plan.rate.and_then(|_| Alarm::start().ok());
+    let shared = Arc::new(Shared { plan, texts, start, alarm, next: AtomicU64::new(0), stop, progress });
     let mut tasks = JoinSet::new();
     for each in clients {
         tasks.spawn(client(shared.clone(), each));
@@ -114,9 +121,12 @@ async fn client(shared: Arc<Shared>, mut client: Client) -> (Account, Client) {
         let body = shared.texts.body(index);
         let due = shared.plan.due(index).map(|it| shared.start + it);
         if let Some(due) = due {
-            // Before the sleep: a timer's own coarseness is not a busy client.
+            // Before the rest: a timer's own coarseness is not a busy client.
             account.started_late += u64::from(due.elapsed() > LATE);
-            sleep_until(due).await;
+            match &shared.alarm {
+                Some(alarm) => alarm.at(due.into_std(), index).await,
+                None => sleep_until(due).await,
+            }
         }
         let started = Instant::now();
         let due = due.unwrap_or(started);
