@@ -17,6 +17,7 @@ from .gpu_cores import allowed, placements
 from .gpu_headlines import P95_MS, capacity_cost, most, points
 from .gpu_plan import MINILM
 from .gpu_point import cores, point
+from .gpu_same import vectors
 from .gpu_sides import Lineup, Side, baseline, lineup, programs, serving
 from .gpu_stage import Stage, Unready
 from .gpu_swap import load, swap
@@ -43,6 +44,7 @@ def run(stage: Stage) -> None:
         ("placement", lambda: placement(stage, served)),
         ("single", lambda: single(stage, served, base)),
         ("rate", lambda: rate(stage, served, base)),
+        ("vectors", lambda: vectors(stage, served)),
         ("cost", lambda: cost(stage, served, base)),
         ("big batches", lambda: big_batches(stage, served)),
         ("batching", lambda: batching(stage, served)),

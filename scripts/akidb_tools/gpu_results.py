@@ -35,6 +35,7 @@ KEYS = {
     "stages": ("stage", "only"),
     "swaps": ("alias",),
     "two_gpu": (),
+    "vectors": ("variant",),
 }
 
 

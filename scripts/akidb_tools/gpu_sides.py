@@ -17,7 +17,7 @@ from .bundle_reader import Bundle
 from .errors import BadInput, ToolError
 from .gpu_matrix import keeps_its_gate
 from .gpu_plan import MINILM, RACE
-from .gpu_services import Entry, Sidecar
+from .gpu_services import Entry, Sidecar, section
 from .gpu_stage import REHEARSED, Stage
 
 # Seconds until a sidecar has to be ready: a GPU's is in a few.
@@ -71,8 +71,7 @@ class Lineup:
         self._refused.append(f"{side.variant}: {reason}"[:400])
         entry = {"variant": side.variant, "digest": side.digest, "reason": reason[-900:]}
         next_one = self._sides[0].variant if self._sides else None
-        self._stage.results.put("refused", {**entry, "instead": next_one, "rehearsal": self._stage.rehearse}
-        )
+        self._stage.results.put("refused", {**entry, "instead": next_one, "rehearsal": self._stage.rehearse})
         self._stage.say(f"{side.variant} is refused, {next_one or 'nothing'} serves instead: {reason[:300]}")
 
 
@@ -127,6 +126,8 @@ def serving(
     from_: Lineup,
     batching: dict | None = None,
     cores: Sequence[int] | None = None,
+    *,
+    logs: dict | None = None,
     **settings: object,
 ) -> Iterator[tuple[Sidecar, Side]]:
     """A sidecar with the fastest side that it accepts; each runs in a folder of its own."""
@@ -141,6 +142,7 @@ def serving(
             runtime=runtime,
             batching={**QUEUE, **(batching or {})},
             cores=cores,
+            extra="\n" + section("logs", logs) if logs else "",
             patience=SLOW if stage.rehearse else PATIENCE,
         )
         try:

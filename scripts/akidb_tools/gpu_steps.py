@@ -50,7 +50,7 @@ def steps(gpus: int) -> list[Step]:
         Step("build", first(LARGE.name), 1, b, BUILDS, 220, 60),
         Step("build", first(MINILM.name), 0, a, BUILDS, 180, 60),
         Step("matrix", "race MiniLM", 0, a, ENGINE, 45),
-        Step("http", "placement,single,rate", 0, a, CLIENTS, 130, 40),
+        Step("http", "placement,single,rate,vectors", 0, a, CLIENTS, 140, 40),
         Step("http", "cost,big batches,batching,busy", 0, a, CLIENTS, 130, 40),
         Step("matrix", f"race {LARGE.name},kernels {LARGE.name}", 1, b, ENGINE, 90),
         Step("two-gpu", "", 0, (0, 1), CLIENTS, 70, 50),

@@ -14,6 +14,7 @@ from .gpu_plan import FIVE_BATCHES, FIVE_TOKENS, LARGE
 
 WIDE = (64, 128)
 LOAD_SECONDS = 3.0
+LEAST_VECTORS = {"int8": 0.99, "fp8": 0.99}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def targets(own: Own, price: float) -> list[Seen]:
         lambda: _requests(own),
         lambda: _p95(own),
         lambda: _cost(own, price),
+        lambda: _vectors(own),
         lambda: _big(own),
         lambda: _batching(own),
         lambda: _busy(own),
@@ -135,6 +137,17 @@ def _cost(own: Own, price: float) -> Seen:
     costs = [f"{found[side]['usd_a_million_tokens']:.3g}" for side in ("served", "baseline")]
     seen = f"{found['ratio']:.3f} ({costs[0]} and {costs[1]} USD at ${price:g} an hour)"
     return Seen(target, seen, found["ratio"] <= 0.4)
+
+
+def _vectors(own: Own) -> Seen:
+    target = "vectors of one text, in any batch and as CUDA graphs: least cosine 0.9999 (INT8, FP8: 0.99)"
+    found = own.of("vectors")
+    if not found:
+        return _unseen(target)
+    seen = "; ".join(
+        f"{e['least_cosine']} of {e['vectors']:,} vectors, {e['cuda_graphs']} graphs ({e['variant']})" for e in found
+    )
+    return Seen(target, seen, all(e["least_cosine"] >= LEAST_VECTORS.get(e["precision"], 0.9999) for e in found))
 
 
 def _big(own: Own) -> Seen:

@@ -54,7 +54,7 @@ def test_both_gpus_begin_with_builds_and_load_tests_come_when_they_are_done():
 def test_one_call_reaches_every_load_test():
     order, _ = simulated(2, 480)
     begun = {step.only or step.stage for step in order}
-    assert {"placement,single,rate", "cost,big batches,batching,busy", "two-gpu", "load,swap"} <= begun
+    assert {"placement,single,rate,vectors", "cost,big batches,batching,busy", "two-gpu", "load,swap"} <= begun
 
 
 def test_one_gpu_does_everything_but_two_gpu():

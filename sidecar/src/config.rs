@@ -31,8 +31,10 @@ pub const CPU_SKU: &str = "cpu";
 pub(crate) const MAX_DEVICES: usize = akidb_domain::window::MAX_DEVICES as usize;
 /// Most execution contexts a GPU.
 pub(crate) const MAX_CONTEXTS: usize = 16;
-/// Most shapes that run as CUDA graphs: each takes memory of its own in each context.
-const MAX_GRAPHS: usize = 8;
+/// Most shapes that run as CUDA graphs from the first time on.
+const MAX_GRAPHS: usize = 64;
+/// Most shapes that become CUDA graphs because they run often.
+const MAX_OFTEN: u64 = 1_024;
 
 /// Everything a sidecar is told.
 #[derive(Debug, Clone)]
@@ -144,8 +146,12 @@ pub struct Runtime {
     /// `contexts`, `AKIDB_CONTEXTS`: execution contexts a GPU, each with a thread of its own, so that one batch is prepared and answered
     /// while the GPU runs another; 1 to 16, default 2.
     pub contexts: usize,
-    /// `cuda_graphs`, `AKIDB_CUDA_GRAPHS` (`1x16,1x32`): shapes of TensorRT engines that run as CUDA graphs; default these two.
+    /// `cuda_graphs`, `AKIDB_CUDA_GRAPHS` (`1x16,1x32`): padded shapes of TensorRT engines that run as CUDA graphs from the first time on, at
+    /// most 64; default these two.
     pub cuda_graphs: Vec<Shape>,
+    /// `cuda_graph_limit`, `AKIDB_CUDA_GRAPH_LIMIT`: most shapes of a context that become CUDA graphs because they run often; 0 to 1024,
+    /// default 128.
+    pub cuda_graph_limit: usize,
     /// `tf32`, `AKIDB_TF32`: whether the `cuda` provider may use TF32 for fp32 graphs; default true.
     pub tf32: bool,
 }
@@ -450,6 +456,7 @@ fn runtime(root: &mut Section, source: &mut Source<'_>) -> Runtime {
         device_ids: source.list(&mut it, ("device_ids", "AKIDB_DEVICE_IDS"), "0", gpu_number, MAX_DEVICES),
         contexts: source.number(&mut it, ("contexts", "AKIDB_CONTEXTS"), 2, 1..=MAX_CONTEXTS as u64) as usize,
         cuda_graphs: source.list(&mut it, ("cuda_graphs", "AKIDB_CUDA_GRAPHS"), "1x16,1x32", shape, MAX_GRAPHS),
+        cuda_graph_limit: source.number(&mut it, ("cuda_graph_limit", "AKIDB_CUDA_GRAPH_LIMIT"), 128, 0..=MAX_OFTEN) as usize,
         tf32: source.get(&mut it, "tf32", "AKIDB_TF32").unwrap_or(true),
     };
     it.finish(source.errors);

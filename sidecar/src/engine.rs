@@ -154,8 +154,10 @@ pub struct GpuSpec {
     pub devices: Vec<u32>,
     /// Execution contexts a GPU; 0 counts as 1.
     pub contexts: usize,
-    /// Shapes that run as CUDA graphs, where a profile has them.
+    /// Padded shapes that run as CUDA graphs from the first time on, where a profile has them.
     pub cuda_graphs: Vec<akidb_domain::profile::Shape>,
+    /// Most shapes of a context that become CUDA graphs because they run often.
+    pub cuda_graph_limit: usize,
     /// Whether the `cuda` provider may use TF32 for fp32 graphs.
     pub tf32: bool,
     /// Profiles of an engine that was built ahead, narrow first; empty for a plain graph.

@@ -252,7 +252,7 @@ fn name_device(device: &mut config::Device, machine: &Machine) {
 fn gpu(config: &Config) -> GpuSpec {
     let it = &config.runtime;
     let (devices, contexts, cuda_graphs, tf32) = (it.device_ids.clone(), it.contexts, it.cuda_graphs.clone(), it.tf32);
-    GpuSpec { devices, contexts, cuda_graphs, tf32, ..GpuSpec::default() }
+    GpuSpec { devices, contexts, cuda_graphs, cuda_graph_limit: it.cuda_graph_limit, tf32, ..GpuSpec::default() }
 }
 
 fn memory(config: &Config, machine: &Machine) -> Memory {

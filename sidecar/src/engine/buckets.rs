@@ -109,6 +109,15 @@ impl Grid {
         Ok(parts)
     }
 
+    /// One text in another shape of the same profile, where it has one.
+    pub fn another(&self, part: &Part) -> Option<Part> {
+        let Profile { min, max, .. } = *self.profiles.get(part.profile)?;
+        let rows = [min.rows, up(ROWS, min.rows + 1, min.rows, max.rows)];
+        let tokens = [min.tokens, up(TOKENS, min.tokens + 1, min.tokens, max.tokens)];
+        let mut shapes = rows.iter().flat_map(|rows| tokens.iter().map(|tokens| Shape { rows: *rows, tokens: *tokens }));
+        shapes.find(|it| *it != part.shape).map(|shape| Part { texts: 0..1, shape, profile: part.profile })
+    }
+
     /// All that is left, where it costs the least and then in the narrowest profile; where none holds it, as much as any does.
     fn part(&self, from: usize, left: usize, tokens: usize) -> Result<Part, Outside> {
         let long_enough = || self.profiles.iter().enumerate().filter(move |(_, it)| it.max.tokens >= tokens);
@@ -236,6 +245,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn another_shape_of_a_profile_is_another_and_within_it() {
+        for profiles in [TWO, CROSSED, "4x32:8x64:20x100", "1x16:1x32:1x64"] {
+            let grid = grid(profiles);
+            for (rows, tokens) in [(1, 10), (4, 30), (8, 64), (20, 60)] {
+                for part in grid.place(rows, tokens).unwrap_or_default() {
+                    let (profile, other) = (grid.profiles[part.profile], grid.another(&part).unwrap());
+                    assert!(other.shape != part.shape && other.profile == part.profile && other.texts == (0..1));
+                    assert!(profile.min.within(other.shape) && other.shape.within(profile.max), "{profiles} {other:?}");
+                }
+            }
+        }
+        let only = grid("4x16:4x16:4x16");
+        assert_eq!(only.another(&only.place(4, 16).unwrap()[0]), None);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! without the device's context; an address that is used after its owner is gone.
 #![expect(unsafe_code, reason = "the driver is a C library")]
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uint, c_ulonglong, c_void};
 use std::ptr::null_mut;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -31,6 +31,8 @@ const BLOCKING_SYNC: c_uint = 1;
 /// thread slept.
 const SLEEP_FROM: Duration = Duration::from_micros(400);
 const NO_DEVICE: Code = 100;
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`: no other work of the process is hindered by a capture.
+const RELAXED: c_int = 2;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
 const INTEGRATED: c_int = 18;
@@ -74,6 +76,12 @@ calls! {
     stream_wait = "cuStreamSynchronize"(Handle);
     event_wait = "cuEventSynchronize"(Handle);
     stream_destroy = "cuStreamDestroy_v2"(Handle);
+    begin_capture = "cuStreamBeginCapture_v2"(Handle, c_int);
+    end_capture = "cuStreamEndCapture"(Handle, *mut Handle);
+    graph_instantiate = "cuGraphInstantiateWithFlags"(*mut Handle, Handle, c_ulonglong);
+    graph_launch = "cuGraphLaunch"(Handle, Handle);
+    graph_destroy = "cuGraphDestroy"(Handle);
+    graph_exec_destroy = "cuGraphExecDestroy"(Handle);
     event_create = "cuEventCreate"(*mut Handle, c_uint);
     event_record = "cuEventRecord"(Handle, Handle);
     event_elapsed = "cuEventElapsedTime"(*mut f32, Handle, Handle);
@@ -281,6 +289,59 @@ impl Stream {
             driver.check("cuEventElapsedTime", (driver.event_elapsed)(&raw mut ms, self.from as Handle, self.to as Handle))?;
         }
         Ok(Duration::try_from_secs_f32(ms / 1e3).unwrap_or_default())
+    }
+}
+
+impl Stream {
+    /// Records what `enqueue` puts on the stream, which does not run now. Whatever comes of it, the stream is as before.
+    pub(super) fn capture(self: &Arc<Self>, enqueue: impl FnOnce() -> Result<(), String>) -> Result<Graph, String> {
+        self.gpu.enter()?;
+        let driver = driver()?;
+        // SAFETY: the handle is this stream's own.
+        driver.check("cuStreamBeginCapture", unsafe { (driver.begin_capture)(self.handle as Handle, RELAXED) })?;
+        let enqueued = enqueue();
+        let mut graph = null_mut();
+        // SAFETY: as above; one handle is written, null where the capture broke.
+        let ended = driver.check("cuStreamEndCapture", unsafe { (driver.end_capture)(self.handle as Handle, &raw mut graph) });
+        if graph.is_null() {
+            enqueued?;
+            ended?;
+            return Err("cuStreamEndCapture gave no graph".to_owned());
+        }
+        let mut exec = null_mut();
+        let made = enqueued.and(ended).and_then(|()| {
+            // SAFETY: the graph is valid; one handle is written.
+            driver.check("cuGraphInstantiate", unsafe { (driver.graph_instantiate)(&raw mut exec, graph, 0) })
+        });
+        // SAFETY: nobody else has this handle; an instance does not need it any more.
+        unsafe { (driver.graph_destroy)(graph) };
+        made.map(|()| Graph { exec: exec as usize, stream: self.clone() })
+    }
+}
+
+/// Work that was recorded once and is put on its stream by one call.
+#[derive(Debug)]
+pub(super) struct Graph {
+    exec: usize,
+    stream: Arc<Stream>,
+}
+
+impl Graph {
+    /// Puts it on the stream that it was recorded on. Its addresses must still be there.
+    pub(super) fn launch(&self) -> Result<(), String> {
+        let driver = driver()?;
+        // SAFETY: both handles live as long as this value.
+        driver.check("cuGraphLaunch", unsafe { (driver.graph_launch)(self.exec as Handle, self.stream.handle as Handle) })
+    }
+}
+
+impl Drop for Graph {
+    fn drop(&mut self) {
+        let Ok(driver) = driver() else { return };
+        // A context that is broken cannot give anything back.
+        drop(self.stream.gpu.enter());
+        // SAFETY: the handle is this value's own; what runs of it goes on to its end.
+        unsafe { (driver.graph_exec_destroy)(self.exec as Handle) };
     }
 }
 

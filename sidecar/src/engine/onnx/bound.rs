@@ -3,9 +3,8 @@
 //! Enters: a rectangular batch. Leaves: one vector a row, and the device's own time. Never: a shape that was not built for, a buffer made
 //! anew for a shape that was seen, a wait for anything but this context's own work.
 //!
-//! A context is one stream with sessions of its own: one for each profile, and one for each shape that runs as a CUDA graph, because a graph
-//! holds one shape and the addresses it was captured with. Ids and mask go through pinned memory on the stream, the run follows on it, the
-//! vectors come back on it, and one wait ends the batch.
+//! A context is one stream with a session of its own for each profile. Ids and mask go through pinned memory on the stream, the run follows on
+//! it, the vectors come back on it, and one wait ends the batch.
 //!
 //! Rooms, in reading order:
 //! - `load`: from an artifact's files to contexts, where there is room for them
@@ -18,7 +17,6 @@ mod plane;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use akidb_domain::profile::Shape;
@@ -28,7 +26,7 @@ use ort::session::RunOptions;
 use crate::engine::buckets::{Grid, Part};
 use crate::engine::cuda::{Gpu, Pinned, Stream};
 use crate::engine::{Engine, EngineError, EngineSpec, Limits, TokenBatch, fault};
-use graphs::Graph;
+use graphs::Graphs;
 use plane::Plane;
 
 pub(super) use load::load;
@@ -36,9 +34,7 @@ pub(super) use load::load;
 /// One execution context.
 struct Bound {
     planes: Vec<Plane>,
-    graphs: Vec<Graph>,
-    /// Graphs come when they are captured; the context serves without them meanwhile.
-    coming: Option<Receiver<Graph>>,
+    graphs: Graphs,
     others: Vec<Box<dyn Engine>>,
     grid: Arc<Grid>,
     spec: Arc<EngineSpec>,
@@ -60,7 +56,6 @@ impl Engine for Bound {
         if elements == 0 || batch.ids.len() != elements || batch.mask.len() != elements {
             return Err(EngineError::Run(format!("a batch of {} x {} tokens without its ids or mask", batch.rows, batch.tokens)));
         }
-        self.collect_graphs();
         self.device_time = Duration::ZERO;
         let parts = self.grid.place(batch.rows, batch.tokens).map_err(|it| EngineError::Run(it.to_string()))?;
         let mut vectors = Vec::with_capacity(batch.rows * self.spec.dimension);
@@ -92,25 +87,33 @@ impl Engine for Bound {
 }
 
 impl Bound {
-    fn run_in(&mut self, graph: Option<usize>, batch: &TokenBatch, part: &Part, vectors: &mut Vec<f32>) -> Result<(), String> {
-        let (elements, dimension) = (part.shape.rows * part.shape.tokens, self.spec.dimension);
-        part.fill(self.inputs.integers(2 * elements), batch);
-        let plane = match graph {
-            Some(at) => &mut self.graphs[at].plane,
-            None => &mut self.planes[part.profile],
-        };
-        let (session, binding) = plane.binding(part.shape, &self.spec, &self.stream)?;
-        let (bytes, stream) = (elements * size_of::<i64>(), &self.stream);
-        stream.begin()?;
+    /// Runs a part kernel by kernel; its vectors are in pinned memory then. The device's own time.
+    fn run_kernels(&mut self, batch: &TokenBatch, part: &Part) -> Result<Duration, String> {
+        part.fill(self.inputs.integers(2 * part.shape.rows * part.shape.tokens), batch);
+        self.stream.begin()?;
+        self.enqueue(part.profile, part.shape, part.texts.len())?;
+        self.stream.wait(self.expected(part.shape))
+    }
+
+    /// Puts a shape's copies and its run on the stream, in order: what is in pinned memory then is read when it runs.
+    fn enqueue(&mut self, profile: usize, shape: Shape, rows: usize) -> Result<(), String> {
+        let (session, binding) = self.planes[profile].binding(shape, &self.spec, &self.stream)?;
+        let (bytes, stream) = (shape.rows * shape.tokens * size_of::<i64>(), &self.stream);
         stream.to_device(&self.inputs, 0..bytes, binding.ids)?;
         stream.to_device(&self.inputs, bytes..2 * bytes, binding.mask)?;
         drop(session.run_binding_with_options(&binding.io, &self.options).map_err(|it| it.to_string())?);
-        let floats = part.texts.len() * dimension;
-        stream.to_host(binding.vectors, &self.vectors, 0..floats * size_of::<f32>())?;
-        let took = stream.wait(self.took.get(&part.shape).copied().unwrap_or_default())?;
+        stream.to_host(binding.vectors, &self.vectors, 0..rows * self.spec.dimension * size_of::<f32>())
+    }
+
+    /// What a shape took last.
+    fn expected(&self, shape: Shape) -> Duration {
+        self.took.get(&shape).copied().unwrap_or_default()
+    }
+
+    /// Takes a part's vectors and time.
+    fn done(&mut self, part: &Part, took: Duration, vectors: &mut Vec<f32>) {
         self.took.insert(part.shape, took);
         self.device_time += took;
-        vectors.extend_from_slice(self.vectors.floats(floats));
-        Ok(())
+        vectors.extend_from_slice(self.vectors.floats(part.texts.len() * self.spec.dimension));
     }
 }

@@ -146,6 +146,7 @@ fn tensorrt_provider_test_gpus_are_named_in_the_file_or_in_variables() {
     ] {
         assert!(told.contains(expected), "`{expected}` is not in\n{told}");
     }
+    assert_eq!((usual.runtime.cuda_graph_limit, runtime(&[("AKIDB_CUDA_GRAPH_LIMIT", "0")]).cuda_graph_limit), (128, 0));
     let told = parse("[runtime]\ndevice_ids = [64, \"gpu0\"]\ncontexts = 0\n", &[]).unwrap_err().join("\n");
     for expected in [
         "`runtime.device_ids` (`AKIDB_DEVICE_IDS`): `64` is not the number of a GPU, 0 to 63, e.g. 0",

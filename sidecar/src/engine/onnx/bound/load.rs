@@ -12,6 +12,7 @@ use akidb_domain::vocabulary::ExecutionProvider;
 use ort::session::RunOptions;
 
 use super::Bound;
+use super::graphs::Graphs;
 use super::plane::{Plane, options};
 use crate::engine::buckets::Grid;
 use crate::engine::cuda::{Gpu, Pinned, Stream};
@@ -46,11 +47,8 @@ pub(in crate::engine::onnx) fn load(spec: &EngineSpec) -> Result<Box<dyn Engine>
         running.into_iter().map(|it| it.join().unwrap_or_else(|_| Err(EngineError::Load("a context's load panicked".into())))).collect()
     });
     for other in others {
-        let mut other: Bound = other?;
-        other.begin_graphs();
-        first.others.push(Box::new(other));
+        first.others.push(Box::new(other?));
     }
-    first.begin_graphs();
     Ok(Box::new(first))
 }
 
@@ -72,7 +70,7 @@ impl Bound {
         let gpu = Gpu::open(device).map_err(fault::of_load)?;
         let stream = Stream::new(gpu).map_err(fault::of_load)?;
         let files = spec.gpu.narrow.iter().chain([&spec.path]);
-        let planes = files.map(|it| Plane::load(it, spec, &stream, gpu, false)).collect::<Result<_, _>>()?;
+        let planes = files.map(|it| Plane::load(it, spec, &stream, gpu)).collect::<Result<_, _>>()?;
         // No part is larger.
         let limits = grid.limits();
         let inputs = Pinned::new(gpu, 2 * limits.max_tokens * size_of::<i64>()).map_err(fault::of_load)?;
@@ -80,18 +78,17 @@ impl Bound {
         let mut options = RunOptions::new().map_err(|it| EngineError::Load(it.to_string()))?;
         // The stream's own wait is enough; it comes after the copy back.
         options.disable_device_sync().map_err(|it| EngineError::Load(it.to_string()))?;
-        let (graphs, coming, others, device_time) = (Vec::new(), None, Vec::new(), Duration::ZERO);
+        let (graphs, others, device_time) = (Graphs::of(spec, grid), Vec::new(), Duration::ZERO);
         let (grid, spec) = (grid.clone(), spec.clone());
-        Ok(Self { planes, graphs, coming, others, grid, spec, options, inputs, vectors, device_time, took: HashMap::new(), gpu, stream })
+        Ok(Self { planes, graphs, others, grid, spec, options, inputs, vectors, device_time, took: HashMap::new(), gpu, stream })
     }
 
     /// Runs one text in a session that tells what ran where: a graph that CUDA has no kernels for would be the CPU's, without a word.
     fn verify(&self, spec: &EngineSpec) -> Result<(), EngineError> {
         let fail = |it: String| EngineError::Load(it);
         let folder = std::env::temp_dir().join(format!("akidb-profile-{}-{}", std::process::id(), self.stream.address()));
-        let mut builder = builder(spec.provider, &options(spec, &self.stream, self.gpu, false))?
-            .with_profiling(&folder)
-            .map_err(|it| fail(it.to_string()))?;
+        let mut builder =
+            builder(spec.provider, &options(spec, &self.stream, self.gpu))?.with_profiling(&folder).map_err(|it| fail(it.to_string()))?;
         let session = builder.commit_from_file(&spec.path).map_err(|it| fault::of_load(it.to_string()))?;
         let mut plane = Plane::of(session, self.gpu, &self.stream)?;
         let shape = Shape { rows: 1, tokens: 16.min(spec.gpu.max_tokens.max(1)) };

@@ -1,11 +1,10 @@
 //! A session and the buffers of the shapes that it has run.
 //!
-//! Enters: an engine's file, shapes. Leaves: buffers on the device that are bound to the session. Never: memory taken while a CUDA graph is
-//! captured.
+//! Enters: an engine's file, shapes. Leaves: buffers on the device that are bound to the session and stay. Never: two buffers of one shape.
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use akidb_domain::profile::Shape;
 use akidb_domain::vocabulary::ExecutionProvider;
@@ -13,7 +12,6 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
-use super::graphs::CAPTURE;
 use crate::engine::cuda::{Gpu, Stream};
 use crate::engine::onnx::providers::{Options, builder, truth};
 use crate::engine::onnx::{Feed, check_inputs, check_output};
@@ -36,11 +34,10 @@ pub(super) struct Binding {
 }
 
 impl Plane {
-    pub(super) fn load(file: &Path, spec: &EngineSpec, stream: &Arc<Stream>, gpu: Gpu, graph: bool) -> Result<Self, EngineError> {
-        let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn load(file: &Path, spec: &EngineSpec, stream: &Arc<Stream>, gpu: Gpu) -> Result<Self, EngineError> {
         gpu.enter().map_err(fault::of_load)?;
         let fail = |it: ort::Error| fault::of_load(it.to_string());
-        let mut builder = builder(spec.provider, &options(spec, stream, gpu, graph))?;
+        let mut builder = builder(spec.provider, &options(spec, stream, gpu))?;
         let session = builder.commit_from_file(file).map_err(fail)?;
         check_inputs(session.inputs(), &spec.graph.inputs)?;
         check_output(session.outputs(), &spec.graph.output, spec.dimension)?;
@@ -86,14 +83,15 @@ impl Plane {
     }
 }
 
-pub(super) fn options(spec: &EngineSpec, stream: &Stream, gpu: Gpu, graph: bool) -> Options {
+pub(super) fn options(spec: &EngineSpec, stream: &Stream, gpu: Gpu) -> Options {
     let mut options = vec![
         ("device_id", gpu.ordinal.to_string()),
         ("has_user_compute_stream", truth(true)),
         ("user_compute_stream", stream.address().to_string()),
     ];
     if spec.provider == ExecutionProvider::TensorRt {
-        options.push(("trt_cuda_graph_enable", truth(graph)));
+        // Graphs are recorded by the context itself (`graphs`): ONNX Runtime's own hold one shape a session.
+        options.push(("trt_cuda_graph_enable", truth(false)));
         // An engine that does not fit is an error, never a reason to build another.
         options.push(("trt_engine_cache_enable", truth(false)));
     } else {
