@@ -39,6 +39,12 @@ pub(super) use steps::Step;
 
 /// From so many answers on, sending them is not the executor's.
 const MANY: usize = 4;
+/// A task of the runtime sends at least so many.
+const EACH: usize = 8;
+/// Threads of the runtime for each task that sends.
+const THREADS_A_SENDER: usize = 4;
+/// Most tasks that send.
+const SENDERS: usize = 8;
 
 /// A lane on an engine: what the policy tells apart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,13 +143,22 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Frees the lock and has sent what was to be answered; many answers by a thread of the runtime, which wakes its own tasks without asking
-    /// the kernel, while the executor goes on with the next batch.
+    /// Frees the lock and has sent what was to be answered; many answers by threads of the runtime, which wake their own tasks without asking
+    /// the kernel, while the executor goes on with the next batch. Who is woken goes on on the thread that woke it until another one steals it,
+    /// and a request's last part, writing its answer, is its longest: so where there are many threads several begin.
     fn answer(&self, mut state: MutexGuard<'_, State>) {
         let answers = std::mem::take(&mut state.outbox);
         drop(state);
         match &self.runtime {
-            Some(runtime) if answers.len() >= MANY => drop(runtime.spawn(async move { send(answers) })),
+            Some(runtime) if answers.len() >= MANY => {
+                let senders = (runtime.metrics().num_workers() / THREADS_A_SENDER).clamp(1, SENDERS);
+                let each = answers.len().div_ceil(senders).max(EACH);
+                let mut left = answers.into_iter().peekable();
+                while left.peek().is_some() {
+                    let part: Vec<_> = left.by_ref().take(each).collect();
+                    drop(runtime.spawn(async move { send(part) }));
+                }
+            }
             _ => send(answers),
         }
     }
