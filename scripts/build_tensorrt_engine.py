@@ -81,7 +81,8 @@ def _summary(report: dict, output: Path) -> list[str]:
         f"machine   {report['gpu']}, TensorRT {report['tensorrt']}, ONNX Runtime {report['onnxruntime']}",
         f"quality   mean cosine {report['mean_cosine']:.6f}, min {report['min_cosine']:.6f}, recall@10 {recall} "
         f"over {report['n']:,} texts{' (seeded: says nothing)' if report['seeded'] else ''}",
-        f"batches   least cosine of one text in any two batches {report['batch_invariance']:.7f}",
+        f"batches   least cosine of one text in any two batches {report['batch_invariance']:.7f} "
+        f"(gate {report['gate']['batch_invariance']})",
         f"load      {report['load_seconds']} s",
         f"artifact  {output}  digest {report['artifact']}",
         f"report    {output / REPORT}",

@@ -106,7 +106,8 @@ def _all(parsed: argparse.Namespace, results: Results, started: float) -> int:
             shared += [f"--{key.replace('_', '-')}", str(getattr(parsed, key))]
     shared += ["--rehearse"] if parsed.rehearse else []
     ends, devices = started + parsed.max_seconds, gpu_all.devices(parsed.rehearse)
-    return int(not gpu_all.All(parsed.work, results, shared, ends, _progress(started), devices).run())
+    skip = [text.strip() for text in parsed.skip.split(",") if text.strip()]
+    return int(not gpu_all.All(parsed.work, results, shared, ends, _progress(started), devices, skip).run())
 
 
 def _progress(started: float) -> Callable[[str], None]:
@@ -150,6 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TEXT",
         help="only engines or parts with this in their name (at its end: TEXT$); several with commas",
     )
+    add("--skip", default="", metavar="TEXT", help="all: no step with this in its name; several with commas")
     add("--resume", action="store_true", help="parts that an earlier run has done are not run again (all: always so)")
     release = Path("target/release")
     add("--sidecar", type=Path, default=release / "akidb-sidecar", help="built with --features tensorrt")

@@ -1,10 +1,8 @@
 """The engines of an artifact, one a profile, and token ids enter; how far texts' vectors differ by their batch leaves.
 
 A text is embedded alone, in small batches and in full ones, in every profile that holds it, as a sidecar may run it:
-which engine runs and what is padded follows from the batch. Two float16 engines of one graph measured 0.999993 at
-least to fp32 (docs/GPU.md); angles add, so they are 0.99997 apart at most, and the product's own limit of 0.9999 holds
-for every float precision. Two E4M3 engines of one graph were 0.9937 apart at worst: there only a single profile, whose
-kernels are the same for every batch, can keep it.
+which engine runs and what is padded follows from the batch, and within one engine TensorRT's kernels, or the order in
+which they add, follow from its shape. So vectors are as far apart as the precision rounds: see `LEAST`.
 """
 
 from __future__ import annotations
@@ -20,12 +18,19 @@ import onnxruntime as ort
 from .engine_run import rounded, widened
 from .parity import padded
 from .quality import row_cosines
+from .runtime import LEAST_INVARIANCE
 from .shape_profiles import Profile
 
-LEAST = 0.9999
+# The least cosine that an engine is written with. Two float16 engines of one graph measured 0.999993 at least to fp32
+# (docs/GPU.md); angles add, so they are 0.99997 apart at most. Before a quantized layer a difference of that size
+# becomes a whole step where a value lies near a step's edge, so no quantized engine can promise 0.9999, not even with
+# one profile. What it promises: two vectors of one text, of the worst one, are no further apart than its quality gate
+# lets the mean text be from fp32.
+LEAST = {"fp32": 0.9999, "tf32": 0.9999, "fp16": 0.9999, "int8": 0.99, "fp8": 0.99}
 TEXTS = 64
 SMALL = 8
 CPU_ROWS = 64  # a graph without engines has no kernels by shape: one batch of all texts is full enough
+CPU_LEAST = LEAST_INVARIANCE  # for the same reason, whatever its precision
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from . import bundle, gpu_left_out, gpu_nvml
 from .gpu_merge import merged
 from .gpu_results import FILE, Results
-from .gpu_stage import CUT, DONE, FAILED
+from .gpu_stage import CUT, DONE, FAILED, SKIPPED
 from .gpu_steps import FIRST, Step, choose, first, steps
 
 PROGRAM = Path(__file__).resolve().parents[1] / "gpu_bench.py"
@@ -33,7 +33,10 @@ NO_GPU = "none"
 
 @dataclass
 class All:
-    """`shared` are the options that every step gets, `ends` is of the monotonic clock, `say` tells progress."""
+    """`shared` are the options that every step gets, `ends` is of the monotonic clock, `say` tells progress.
+
+    `skip`: steps with one of these in their name are left out.
+    """
 
     work: Path
     results: Results
@@ -41,12 +44,17 @@ class All:
     ends: float
     say: Callable[[str], None]
     devices: Sequence[str]
+    skip: Sequence[str] = ()
     _running: dict[Step, tuple[subprocess.Popen, float, float]] = field(default_factory=dict)
     _failed: bool = False
 
     def run(self) -> bool:
         """Until everything is done or time is up; whether every step that ran did what it was to do."""
         waiting = [s for s in steps(max(1, len(self.devices))) if not self._done(s) and not self._later(s)]
+        skipped = [step for step in waiting if any(text in f"{step.stage} {step.only}" for text in self.skip)]
+        waiting = [step for step in waiting if step not in skipped]
+        for step in skipped:
+            self._ended(step, SKIPPED, "left out by --skip")
         at_last_merge = time.monotonic()
         try:
             while waiting or self._running:

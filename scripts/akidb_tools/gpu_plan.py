@@ -45,7 +45,7 @@ LEFT_OUT = {
 }
 
 # (subject, candidate, profiles or None for the subject's own, mark); INT8 and FP8 have one profile: the engines of two
-# round apart (docs/GPU.md).
+# round further apart than one with itself (docs/GPU.md).
 Wanted = tuple[str, str, tuple[str, ...] | None, str]
 _M, _L, _B, _S, _D = MINILM.name, LARGE.name, BERT.name, SMALL.name, STUDENT.name
 WANTED: tuple[Wanted, ...] = (

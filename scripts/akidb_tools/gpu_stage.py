@@ -18,7 +18,7 @@ from .errors import BadInput, ToolError
 from .gpu_plan import SUBJECTS, Subject
 from .gpu_results import Results
 
-DONE, CUT, FAILED = "done", "cut", "failed"
+DONE, CUT, FAILED, SKIPPED = "done", "cut", "failed", "skipped"
 REHEARSED = {"batches": (1, 2), "tokens": (16,), "seconds": 0.05}
 
 

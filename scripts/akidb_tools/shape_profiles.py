@@ -14,7 +14,8 @@ from .errors import BadInput
 
 SHAPE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 MOST_PROFILES = 4
-# Two engines of such a graph round apart, so that a text's vector would depend on the batch that it came in.
+# Two engines of such a graph round further apart than one does with itself: a text's vector would depend more on the
+# batch that it came in.
 ONE_PROFILE = ("int8", "fp8")
 LEAST_TOKENS = 16  # texts are padded up to it: a profile from 1 token on has slower kernels
 WANTED = "MIN:OPT:MAX, each BATCHxTOKENS, such as 1x16:64x32:512x256"

@@ -6,11 +6,20 @@ import json
 
 import onnx
 import pytest
+import recorded_engine
 
 import build_tensorrt_engine
 import quantize_model
-from akidb_tools import bundle, bundle_reader, engine_invariance, engine_source, tensorrt_native, tensorrt_provider
-from akidb_tools.errors import BadInput
+from akidb_tools import (
+    bundle,
+    bundle_reader,
+    engine_build,
+    engine_invariance,
+    engine_source,
+    tensorrt_native,
+    tensorrt_provider,
+)
+from akidb_tools.errors import BadInput, ToolError
 
 PROFILE = "1x16:4x16:8x24"
 
@@ -164,10 +173,39 @@ def test_a_missed_gate_writes_nothing(build, tiny_bundle, tmp_path, monkeypatch)
 
 
 def test_a_vector_that_depends_on_its_batch_writes_nothing(build, tiny_bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine_invariance, "LEAST", 1.1)
+    monkeypatch.setattr(engine_invariance, "CPU_LEAST", 1.1)
     done = build("--model", tiny_bundle, "--precision", "fp16", "--profile", "1x16:1x16:2x16")
     assert done.code == 1 and "batch_invariance" in done.err and "(gate 1.1)" in done.err
     assert "build it with one --profile" in done.err and not (tmp_path / "engine.trt").exists()
+
+
+@pytest.mark.parametrize(
+    ("precision", "cosine", "kept"),
+    [
+        ("fp16", 0.99995, True),
+        ("fp16", 0.9995, False),
+        ("int8", 0.9937, True),
+        ("int8", 0.98, False),
+        ("fp8", 0.9937, True),
+        ("fp8", 0.98, False),
+    ],
+)
+def test_how_far_an_engines_vectors_may_differ_by_batch_follows_the_precision(
+    tiny_bundle, tmp_path, precision, cosine, kept
+):
+    made = recorded_engine.job(tiny_bundle, tmp_path / "o", precision)
+    proof = {"mean_cosine": 0.9995, "batch_invariance": cosine, "gate": engine_build.gates(made)}
+    if kept:
+        assert engine_build._check(made, proof, {"between": None})
+        return
+    with pytest.raises(ToolError, match=f"batch_invariance {cosine} .* batches of 1 and batches of 8 differ"):
+        engine_build._check(made, proof, {"between": "batches of 1 and batches of 8"})
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "fp8"])
+def test_a_graph_on_the_cpu_has_no_kernels_by_shape_to_excuse_it(tiny_bundle, tmp_path, precision):
+    graph = recorded_engine.job(tiny_bundle, tmp_path / "o", precision, graph_only=True)
+    assert engine_build.gates(graph)["batch_invariance"] == 0.9999
 
 
 def test_a_part_of_a_graph_is_no_engine(tiny_bundle):

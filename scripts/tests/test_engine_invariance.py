@@ -59,14 +59,14 @@ def test_a_graph_that_looks_at_one_text_only_is_invariant():
 @pytest.mark.parametrize("how", [{"by_rows": 0.02}, {"by_tokens": 0.02}])
 def test_a_kernel_that_depends_on_the_batch_is_found_within_one_profile(how):
     found = least(Part(graph(**how), WIDE))
-    assert found.cosine < engine_invariance.LEAST and str(WIDE) in found.between
+    assert found.cosine < engine_invariance.LEAST["fp16"] and str(WIDE) in found.between
 
 
 def test_two_engines_that_round_apart_are_found_only_together():
     one, other = graph(), graph(turn=0.5)
     assert least(Part(other, WIDE)).cosine > 1 - 1e-12
     found = least(Part(one, NARROW), Part(other, WIDE))
-    assert found.cosine < engine_invariance.LEAST
+    assert found.cosine < engine_invariance.LEAST["fp16"]
     assert str(NARROW) in found.between and str(WIDE) in found.between
 
 
@@ -80,4 +80,4 @@ def test_batches_are_alone_small_as_tuned_for_and_full():
 
 def test_a_missed_limit_is_never_rounded_up_to_a_kept_one():
     found = engine_invariance.Invariance(0.99989999999, 8, None)
-    assert found.facts()["cosine"] < engine_invariance.LEAST
+    assert found.facts()["cosine"] < engine_invariance.LEAST["fp16"]

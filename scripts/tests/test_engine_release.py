@@ -102,7 +102,7 @@ def test_an_engine_is_published_and_ready_with_lineage_and_evaluation(tiny_there
     assert artifact["lineage"]["parent_digest"] == bundle.folder_digest(tiny_there)
     report = artifact["evaluations"][0]
     assert report["verdict"] == "passed" and report["report"]["recall_at_10"] == 0.9975
-    assert report["report"]["batch_invariance"] == 0.99999
+    assert report["report"]["batch_invariance"] == 0.9999938
     target = {"provider": "tensorrt", "compute_capability": "9.0", "tensorrt_version": "10.6.0"}
     (served,) = snapshot()["tensorrt-fp16"]
     assert target.items() <= served["target"].items()
@@ -138,7 +138,7 @@ def test_a_rebuilt_engine_takes_the_place_of_the_one_for_the_same_gpu(tiny_there
     ("figures", "said"),
     [
         ({"mean_cosine": 0.985}, "mean_cosine 0.985 is below its gate 0.99"),
-        ({"batch_invariance": 0.9937}, "batch_invariance 0.9937 is below its gate 0.9999"),
+        ({"batch_invariance": 0.985}, "batch_invariance 0.985 is below its gate 0.99"),
     ],
 )
 def test_a_missed_gate_is_refused_by_the_catalog_with_its_figure(tiny_there, tmp_path, capfd, figures, said):

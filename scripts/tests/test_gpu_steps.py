@@ -16,7 +16,7 @@ from akidb_tools.errors import ToolError
 from akidb_tools.gpu_merge import merged
 from akidb_tools.gpu_plan import LARGE, MINILM, WANTED, folder
 from akidb_tools.gpu_sides import Lineup, Side
-from akidb_tools.gpu_stage import CUT, DONE, FAILED, Stage, Unready
+from akidb_tools.gpu_stage import CUT, DONE, FAILED, SKIPPED, Stage, Unready
 from akidb_tools.gpu_steps import BUILDS, CLIENTS, choose, steps
 
 
@@ -160,6 +160,18 @@ def test_a_step_is_done_when_its_lane_says_that_nothing_is_left(tmp_path):
     assert not made._done(step)
     lane_.results.put("stages", {**entry, "unfinished": 0})
     assert made._done(step) and not made._done(replace(step, only="x"))
+
+
+def test_steps_to_skip_do_not_begin_and_are_noted_as_skipped(tmp_path):
+    made = runner(tmp_path)
+    made.ends, made.skip = time.monotonic(), ("http", f"kernels {LARGE.name}")  # no time: none of the others begins
+    assert made.run()
+    states_of = {e["part"].removeprefix("all "): e["state"] for e in made.results.entries("parts")}
+    skipped = {name for name, state in states_of.items() if state == SKIPPED}
+    assert {"http load,swap", "http more clients"} < skipped and states_of["faults"] == CUT
+    assert skipped == {s.name for s in steps(2) if s.stage == "http" or f"kernels {LARGE.name}" in s.only}
+    notes = {e["part"].removeprefix("all "): e["note"] for e in made.results.entries("notes")}
+    assert {name for name, note in notes.items() if note == "left out by --skip"} == skipped
 
 
 def test_first_builds_that_were_cut_go_on_behind_the_measurements(tmp_path):

@@ -206,7 +206,7 @@ fn an_engine_goes_to_its_parent_and_one_that_depends_on_the_batch_is_not_served(
     let app = TestApp::start();
     let root = imported(&app, &Bundle::new("m", "fp32"), Some("2026-11"));
     let parent = root["digest"].as_str().unwrap().to_owned();
-    let good = imported(&app, &Bundle::engine("m", &parent, 0.99995), None);
+    let good = imported(&app, &Bundle::engine("m", &parent, 0.9973), None);
     assert_eq!((&good["version"], &good["artifact_state"]), (&json!("2026-11"), &json!("ready")), "{good}");
     assert_eq!(good["evaluation_error"], json!(null));
     // The same again, though its version is not named.
@@ -216,16 +216,16 @@ fn an_engine_goes_to_its_parent_and_one_that_depends_on_the_batch_is_not_served(
     let path = format!("models/m/versions/2026-11/variants/tensorrt-fp8/artifacts/{}", good["digest"].as_str().unwrap());
     let artifact = app.get(&path);
     assert_eq!(artifact["lineage"]["parent_digest"], parent);
-    assert_eq!(artifact["evaluations"][0]["report"]["batch_invariance"], 0.99995);
+    assert_eq!(artifact["evaluations"][0]["report"]["batch_invariance"], 0.9973);
     let snapshot = app.get("snapshot");
     let variants = snapshot["models"][0]["variants"].as_array().unwrap();
     let engine = variants.iter().find(|it| it["name"] == "tensorrt-fp8").unwrap();
     assert_eq!(engine["artifacts"][0]["target"]["compute_capability"], "9.0");
 
-    let apart = Bundle { variant: "tensorrt-fp8-two".into(), engine: b"two".to_vec(), ..Bundle::engine("m", &parent, 0.9937) };
+    let apart = Bundle { variant: "tensorrt-fp8-two".into(), engine: b"two".to_vec(), ..Bundle::engine("m", &parent, 0.985) };
     let refused = imported(&app, &apart, None);
     assert_eq!(refused["artifact_state"], "validated");
-    assert_eq!(refused["evaluation_error"], "batch_invariance 0.9937 is below its gate 0.9999");
+    assert_eq!(refused["evaluation_error"], "batch_invariance 0.985 is below its gate 0.99");
     let snapshot = app.get("snapshot").to_string();
     assert!(!snapshot.contains("tensorrt-fp8-two"), "{snapshot}");
 }

@@ -126,8 +126,8 @@ impl BuildEngine {
     }
 }
 
-/// A small one for lone texts, and a wide one. Two INT8 or FP8 engines of one graph round apart, so that a text's vector would follow from its
-/// batch: those have the wide one alone.
+/// A small one for lone texts, and a wide one. Two INT8 or FP8 engines of one graph round further apart than one does with itself, so that a
+/// text's vector would follow more from its batch: those have the wide one alone.
 fn default_profiles(precision: Precision, max_tokens: usize) -> Vec<Profile> {
     let shape = |rows, tokens: usize| profile::Shape { rows, tokens: tokens.min(max_tokens) };
     let small = Profile { min: shape(1, 16), opt: shape(1, 32), max: shape(8, 64) };
