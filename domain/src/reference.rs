@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::vocabulary::Precision;
+use crate::vocabulary::{ExecutionProvider, Precision};
 
 /// Reference texts and the vectors expected of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,13 +50,13 @@ impl Reference {
     }
 }
 
-/// The least cosine at which an engine may serve.
-pub fn parity_gate(precision: Precision, same_provider: bool) -> f64 {
-    match (precision, same_provider) {
-        (Precision::Fp32, true) => 0.9999,
-        // E4M3 keeps three bits: the engines of two shape profiles round apart, and differ from each other about as much as from fp32.
-        (_, false) | (Precision::Fp8, true) => 0.99,
-        (_, true) => 0.999,
+/// The least cosine at which an engine may serve on `provider`; `same`: its reference vectors were made on that one too.
+pub fn parity_gate(precision: Precision, provider: ExecutionProvider, same: bool) -> f64 {
+    match (precision, provider, same) {
+        (Precision::Fp32, _, true) => 0.9999,
+        // TensorRT's kernels follow from the batch, and what is quantized then rounds apart, about as much as it is from fp32 (docs/GPU.md).
+        (_, _, false) | (Precision::Fp8, ..) | (Precision::Int8, ExecutionProvider::TensorRt, true) => 0.99,
+        (_, _, true) => 0.999,
     }
 }
 
@@ -95,6 +95,17 @@ mod tests {
         assert!((reference.min_cosine(&vectors[..15]) + 1.0).abs() < 1e-9);
         let mut wrong = vectors;
         wrong[3] = vec![1.0, -3.0];
-        assert!(reference.min_cosine(&wrong) < parity_gate(Precision::Int8, false));
+        assert!(reference.min_cosine(&wrong) < parity_gate(Precision::Int8, ExecutionProvider::Cpu, false));
+    }
+
+    #[test]
+    fn what_is_quantized_on_tensorrt_may_differ_by_its_batch() {
+        let check = |precision, provider, expected: f64| {
+            assert!((parity_gate(precision, provider, true) - expected).abs() < 1e-12, "{precision} {provider}");
+        };
+        check(Precision::Int8, ExecutionProvider::Cpu, 0.999);
+        check(Precision::Int8, ExecutionProvider::TensorRt, 0.99);
+        check(Precision::Fp8, ExecutionProvider::TensorRt, 0.99);
+        check(Precision::Fp16, ExecutionProvider::TensorRt, 0.999);
     }
 }

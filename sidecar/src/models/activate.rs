@@ -227,8 +227,10 @@ impl Job {
             EngineError::OutOfMemory(_) => ActivationError::Memory { artifact: self.name(), cause: e },
             other => self.load_error(other),
         })?;
-        let (got, gate) =
-            (reference.min_cosine(&vectors), parity_gate(self.precision, made_for(self.artifact.target.provider) == self.provider));
+        let (got, gate) = (
+            reference.min_cosine(&vectors),
+            parity_gate(self.precision, self.provider, made_for(self.artifact.target.provider) == self.provider),
+        );
         if got >= gate { Ok((engine, tokenizer)) } else { Err(ActivationError::Parity { artifact: self.name(), got, gate }) }
     }
 
