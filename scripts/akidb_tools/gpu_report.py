@@ -184,8 +184,12 @@ def _faults(own: Own) -> list[str]:
 
 
 def _two(own: Own) -> list[str]:
-    rows = [[f"{e.get('variant', '-')}", f"{e['texts_per_second']}", f"{e['ratio']:.2f}"] for e in own.of("two_gpu")]
-    return ["", "### Two GPUs", "", *table(("variant", "texts/s by GPUs", "ratio"), rows)] if rows else []
+    rows = [
+        [e.get("variant", "-"), str(e.get("contexts", 2)), f"{e['texts_per_second']}", f"{e['ratio']:.2f}"]
+        for e in own.of("two_gpu")
+    ]
+    head = ("variant", "contexts a GPU", "texts/s by GPUs", "ratio")
+    return ["", "### Two GPUs", "", *table(head, rows)] if rows else []
 
 
 def _not_run(own: Own) -> list[str]:

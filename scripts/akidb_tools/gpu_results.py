@@ -23,7 +23,7 @@ KEYS = {
     "costs": (),
     "faults": ("case",),
     "graphs": ("model", "batch", "tokens"),
-    "http": ("part", "side", "variant", "clients", "batch", "rate", "base64", "placement"),
+    "http": ("part", "side", "variant", "clients", "batch", "rate", "base64", "placement", "contexts"),
     "kernels": ("model", "variant"),
     "loads": ("variant",),
     "notes": ("part",),
@@ -34,7 +34,7 @@ KEYS = {
     "refused": ("variant",),
     "stages": ("stage", "only"),
     "swaps": ("alias",),
-    "two_gpu": (),
+    "two_gpu": ("contexts",),
     "vectors": ("variant",),
 }
 

@@ -53,7 +53,7 @@ def steps(gpus: int) -> list[Step]:
         Step("http", "placement,single,rate,vectors", 0, a, CLIENTS, 140, 40),
         Step("http", "cost,big batches,batching,busy", 0, a, CLIENTS, 130, 40),
         Step("matrix", f"race {LARGE.name},kernels {LARGE.name}", 1, b, ENGINE, 90),
-        Step("two-gpu", "", 0, (0, 1), CLIENTS, 70, 50),
+        Step("two-gpu", "", 0, (0, 1), CLIENTS, 110, 50),
         Step("http", "load,swap", 0, a, CLIENTS, 110, 45),
         Step("faults", "", 0, a, ENGINE, 110, 30),
         Step("http", "more clients", 0, a, CLIENTS, 50, 40),

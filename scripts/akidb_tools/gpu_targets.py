@@ -224,9 +224,11 @@ def _two(own: Own) -> Seen:
     found = own.of("two_gpu")
     if not found:
         return _unseen(target)
-    e = max(found, key=lambda it: it["at"])
-    one, two = (e["texts_per_second"].get(str(n), e["texts_per_second"].get(n)) for n in (1, 2))
-    return Seen(target, f"{e['ratio']:.2f} ({two:,.0f} and {one:,.0f} texts/s)", e["ratio"] >= 1.9)
+    shown = []
+    for e in sorted(found, key=lambda it: -it["ratio"]):
+        one, two = (e["texts_per_second"].get(str(n), e["texts_per_second"].get(n)) for n in (1, 2))
+        shown.append(f"{e['ratio']:.2f} ({two:,.0f} and {one:,.0f} texts/s, {e.get('contexts', 2)} contexts a GPU)")
+    return Seen(target, "; ".join(shown), any(e["ratio"] >= 1.9 for e in found))
 
 
 def _matrix(own: Own) -> Seen:

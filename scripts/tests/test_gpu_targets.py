@@ -129,6 +129,9 @@ def test_loads_swaps_and_two_gpus():
     assert seen(own(swaps=[{**swap, "all_answered": True, "failed": 1}]), "under load").holds is False
     assert seen(own(two_gpu=[{"at": "1", "ratio": 1.91, "texts_per_second": {"1": 1.0, "2": 1.9}}]), "two GPUs").holds
     assert not seen(own(two_gpu=[{"at": "1", "ratio": 1.8, "texts_per_second": {1: 1.0, 2: 1.8}}]), "two GPUs").holds
+    both = [{"ratio": r, "contexts": n, "texts_per_second": {1: 1.0, 2: r}} for n, r in ((2, 1.8), (3, 1.95))]
+    row = seen(own(two_gpu=both), "two GPUs")
+    assert row.holds and row.seen.startswith("1.95") and "1.80" in row.seen
 
 
 def test_faults_hold_only_when_every_case_was_seen():
