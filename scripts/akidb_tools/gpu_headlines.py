@@ -47,11 +47,16 @@ def capacity_cost(entries: Sequence[Mapping], price: float) -> dict:
 
 
 def p95_times_lower(entries: Sequence[Mapping], key: str = "p95_ms") -> tuple[float | None, ...]:
-    """At 70 % of the baseline's most: the baseline's p95, the served engine's, their ratio; of each the better run."""
+    """At 70 % of the baseline's most: the baseline's p95, the served engine's, their ratio; of each the better run.
+
+    Where a higher most was found later, the rate that was taken from it counts.
+    """
+    parts = ("rate", "rate again")
+    wanted = max((e.get("rate", 0) for part in parts for e in points(entries, part, "baseline")), default=0)
 
     def best(side: str) -> float | None:
-        found = [e[key] for part in ("rate", "rate again") for e in points(entries, part, side) if e.get(key)]
-        return min(found, default=None)
+        found = [e for part in parts for e in points(entries, part, side) if e.get(key) and e.get("rate", 0) == wanted]
+        return min((e[key] for e in found), default=None)
 
     base, served = best("baseline"), best("served")
     return base, served, ratio(base, served)

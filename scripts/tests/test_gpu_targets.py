@@ -45,6 +45,12 @@ def test_headlines_take_only_points_within_the_limit_and_without_failures():
     assert len(found["loads at which the GPU is 80-90 % busy"]) == 1
 
 
+def test_the_rate_of_the_highest_most_counts():
+    slower = [{**e, "rate": 100, "p95_ms": e["p95_ms"] / 10} for e in POINTS if e["part"].startswith("rate")]
+    higher = [{**e, "rate": 140} for e in POINTS if e["part"].startswith("rate")]
+    assert gpu_headlines.p95_times_lower([*slower, *higher])[:2] == (6.5, 2.0)
+
+
 def test_the_cost_counts_the_tokens_that_the_server_counted():
     found = gpu_headlines.capacity_cost(POINTS, 2.0)
     # 2 USD / (200,000 texts/s x 20 tokens x 3,600 s) x 1e6

@@ -9,11 +9,6 @@ use akidb_sidecar::config::Config;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-/// A batch's vectors and the answers made of them are buffers of half a megabyte, hundreds a second on each of many threads. The system's
-/// allocator gives such back to the kernel when they are freed: each time all threads are made to forget the pages, and each is faulted in anew.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Turns text into embeddings on localhost.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
