@@ -139,6 +139,14 @@ struct App {
     classes: Fair<u32, Class>,
 }
 
+/// Where a text waits in a lane: it is the first of its class.
+#[derive(Debug)]
+struct Place {
+    app: usize,
+    class: usize,
+    item: Item,
+}
+
 /// Texts of about the same length, by when they are due.
 type Class = BTreeMap<(Instant, u64, usize), u32>;
 
@@ -201,9 +209,11 @@ impl<L: Clone + Eq> Policy<L> {
         }
         let lane = self.lane_mut(&key, engine);
         lane.arrivals.insert((now, request));
-        let classes = &mut lane.apps.entry(&app).classes;
+        let app_at = lane.apps.place(&app);
+        let classes = &mut lane.apps.at(app_at).classes;
         for (text, (due, tokens)) in texts.iter().flatten().enumerate() {
-            classes.entry(&class_of(*tokens)).insert((*due, request, text), *tokens);
+            let class = classes.place(&class_of(*tokens));
+            classes.at(class).insert((*due, request, text), *tokens);
         }
         let (count, tokens) = (texts.len(), texts.iter().flatten().map(|it| u64::from(it.1)).sum::<u64>());
         lane.texts += count;
@@ -401,27 +411,57 @@ impl<L: Clone + Eq> Policy<L> {
         let free_padding = self.costs.get(&engine).map_or(0, Cost::fixed_tokens).min(self.budget(engine) / part);
         let lengths = limits.map(|it| it.lengths.clone()).unwrap_or_default();
         let shape = |budget| Shape::new(self.max_rows(engine), budget, free_padding).padding_to(lengths.clone());
-        let first = self.lanes[at].best(&shape(self.budget(engine))).map_or(0, |it| it.tokens);
+        let first = self.lanes[at].best(&shape(self.budget(engine))).map_or(0, |it| it.item.tokens);
         let mut shape = shape(self.room(&self.lanes[at], first, now));
         self.lanes.rotate_left(at + 1);
+        // Its next turn is after all others'.
+        let at = self.lanes.len() - 1;
         let mut items = Vec::new();
-        while let Some(item) = self.pick(&key, &mut shape) {
-            items.push(item);
+        while let Some(place) = self.lanes[at].best(&shape) {
+            shape.add(place.item.tokens);
+            items.push(place.item);
+            self.take_at(at, &place);
             if !self.config.enabled {
-                items.extend(self.rest_of(item, &mut shape));
                 break;
             }
+        }
+        self.tidy(at);
+        if let (false, [first]) = (self.config.enabled, &items[..]) {
+            let rest = self.rest_of(*first, &mut shape);
+            items.extend(rest);
         }
         self.running += items.iter().map(|it| u64::from(it.tokens)).sum::<u64>();
         Cut { lane: key, engine, items, reason }
     }
 
-    /// Takes the text whose turn it is among those that fit.
-    fn pick(&mut self, key: &L, shape: &mut Shape) -> Option<Item> {
-        let item = self.lanes.iter().find(|it| it.key == *key)?.best(shape)?;
-        shape.add(item.tokens);
-        self.take(item, true);
-        Some(item)
+    /// Takes the text whose turn it is in a lane, which is charged for it. Of five hundred in a batch each goes this way, with the queue's lock
+    /// held: nothing is looked for again that is known, and what became empty stays until [`Policy::tidy`].
+    fn take_at(&mut self, at: usize, place: &Place) {
+        let lane = &mut self.lanes[at];
+        let Item { request, text, tokens } = place.item;
+        let app = lane.apps.at(place.app);
+        app.classes.at(place.class).pop_first();
+        app.classes.charge(place.class, i64::from(tokens));
+        lane.apps.charge(place.app, i64::from(tokens));
+        lane.texts -= 1;
+        lane.tokens -= u64::from(tokens);
+        self.texts -= 1;
+        self.tokens -= u64::from(tokens);
+        let Some(found) = self.requests.get_mut(&request) else { return };
+        found.texts[text] = None;
+        found.left -= 1;
+        if found.left == 0 {
+            lane.arrivals.remove(&(found.arrival, request));
+            self.requests.remove(&request);
+        }
+    }
+
+    /// Classes, apps and a lane of which nothing waits are gone.
+    fn tidy(&mut self, at: usize) {
+        self.lanes[at].tidy();
+        if self.lanes[at].texts == 0 {
+            self.lanes.remove(at);
+        }
     }
 
     /// Takes what fits of the same request, nearest in length first.
@@ -450,9 +490,7 @@ impl<L: Clone + Eq> Policy<L> {
             lane.arrivals.remove(&(request.arrival, item.request));
             self.requests.remove(&item.request);
         }
-        if lane.texts == 0 {
-            self.lanes.remove(at);
-        }
+        self.tidy(at);
     }
 }
 
@@ -467,23 +505,29 @@ impl<L> Lane<L> {
     fn take(&mut self, app: &String, key: (Instant, u64, usize), tokens: u32, charged: bool) {
         self.texts -= 1;
         self.tokens -= u64::from(tokens);
-        let class = class_of(tokens);
-        let classes = &mut self.apps.entry(app).classes;
-        classes.entry(&class).remove(&key);
+        let app = self.apps.place(app);
+        let classes = &mut self.apps.at(app).classes;
+        let class = classes.place(&class_of(tokens));
+        classes.at(class).remove(&key);
         if charged {
-            classes.charge(&class, i64::from(tokens));
+            classes.charge(class, i64::from(tokens));
             self.apps.charge(app, i64::from(tokens));
         }
-        self.apps.entry(app).classes.drop_where(Class::is_empty);
+    }
+
+    fn tidy(&mut self) {
+        self.apps.each(|app| app.classes.drop_where(Class::is_empty));
         self.apps.drop_where(|it| it.classes.is_empty());
     }
 
     /// The text whose turn it is among those that fit.
-    fn best(&self, shape: &Shape) -> Option<Item> {
-        let fits = |class: &Class| class.first_key_value().is_some_and(|(_, tokens)| shape.fits(*tokens));
-        let app = self.apps.best(|app| app.classes.best(fits).is_some())?;
-        let class = app.classes.best(fits)?;
-        class.first_key_value().map(|(key, tokens)| Item { request: key.1, text: key.2, tokens: *tokens })
+    fn best(&self, shape: &Shape) -> Option<Place> {
+        let first = |class: &Class| {
+            let ((_, request, text), tokens) = class.first_key_value()?;
+            shape.fits(*tokens).then_some(Item { request: *request, text: *text, tokens: *tokens })
+        };
+        let (app, (class, item)) = self.apps.best(|app| app.classes.best(first))?;
+        Some(Place { app, class, item })
     }
 }
 

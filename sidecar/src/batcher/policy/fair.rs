@@ -24,32 +24,46 @@ impl<K, T> Default for Fair<K, T> {
 }
 
 impl<K: PartialEq + Clone, T: Default> Fair<K, T> {
-    /// A member, made if it is not there.
-    pub(super) fn entry(&mut self, key: &K) -> &mut T {
-        let at = self.members.iter().position(|it| it.key == *key).unwrap_or_else(|| {
+    /// Where a member is, made if it is not there; it stays there until members are dropped.
+    pub(super) fn place(&mut self, key: &K) -> usize {
+        self.members.iter().position(|it| it.key == *key).unwrap_or_else(|| {
             self.members.push(Member { key: key.clone(), credit: 0, value: T::default() });
             self.members.len() - 1
-        });
-        &mut self.members[at].value
+        })
     }
 
-    /// The member with most credit among those that fit; the first of equals.
-    pub(super) fn best(&self, fits: impl Fn(&T) -> bool) -> Option<&T> {
-        let fitting = self.members.iter().filter(|it| fits(&it.value));
-        fitting.reduce(|best, it| if it.credit > best.credit { it } else { best }).map(|it| &it.value)
+    /// The member at a place that [`Fair::place`] or [`Fair::best`] gave.
+    pub(super) fn at(&mut self, place: usize) -> &mut T {
+        &mut self.members[place].value
+    }
+
+    /// The member with most credit among those of which something fits, by its place, and what that is; the first of equals.
+    pub(super) fn best<R>(&self, fitting: impl Fn(&T) -> Option<R>) -> Option<(usize, R)> {
+        let mut best: Option<(i64, usize, R)> = None;
+        for (place, member) in self.members.iter().enumerate() {
+            if best.as_ref().is_none_or(|it| member.credit > it.0)
+                && let Some(found) = fitting(&member.value)
+            {
+                best = Some((member.credit, place, found));
+            }
+        }
+        best.map(|(_, place, found)| (place, found))
     }
 
     /// A member used so much. If its credit is used up, everybody gets more first.
-    pub(super) fn charge(&mut self, key: &K, cost: i64) {
-        let Some(at) = self.members.iter().position(|it| it.key == *key) else { return };
-        let credit = self.members[at].credit;
+    pub(super) fn charge(&mut self, place: usize, cost: i64) {
+        let credit = self.members[place].credit;
         if credit <= 0 {
             let rounds = -credit / QUANTUM + 1;
             for member in &mut self.members {
                 member.credit = (member.credit + rounds * QUANTUM).min(QUANTUM);
             }
         }
-        self.members[at].credit -= cost;
+        self.members[place].credit -= cost;
+    }
+
+    pub(super) fn each(&mut self, what: impl Fn(&mut T)) {
+        self.members.iter_mut().for_each(|it| what(&mut it.value));
     }
 
     pub(super) fn drop_where(&mut self, gone: impl Fn(&T) -> bool) {

@@ -3,7 +3,7 @@
 //! Enters: work, batches that were cut and what became of them. Leaves: batches with their tokens, answers. Never: a request lost or answered
 //! twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +71,8 @@ pub(super) struct Pending {
     started: bool,
     engine: Duration,
     share_ns: u64,
+    /// Its tokens in the batch that is being delivered.
+    own: Option<u64>,
     metrics: Arc<LaneMetrics>,
     trace: Option<TraceLink>,
     probe: Option<Arc<Pair>>,
@@ -181,6 +183,7 @@ impl State {
             started: false,
             engine: Duration::ZERO,
             share_ns: 0,
+            own: None,
             metrics,
             trace: work.trace,
             probe: work.probe,
@@ -226,16 +229,20 @@ impl State {
     }
 
     fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Row, Arc<str>>>, (took, own_ns): (Duration, u64), tokens: u64) {
-        let mut requests: HashMap<u64, u64> = HashMap::new();
+        let mut requests = Vec::new();
         for (item, vector) in batch.cut.items.iter().zip(vectors) {
             let (Some(pending), Ok(vector)) = (self.pending.get_mut(&item.request), vector) else { continue };
             pending.rows[item.text] = vector;
             pending.left -= 1;
-            *requests.entry(item.request).or_default() += u64::from(item.tokens);
+            if pending.own.is_none() {
+                requests.push(item.request);
+            }
+            *pending.own.get_or_insert_default() += u64::from(item.tokens);
         }
         let now = Instant::now();
-        for (request, own) in requests {
+        for request in requests {
             let Some(pending) = self.pending.get_mut(&request) else { continue };
+            let own = pending.own.take().unwrap_or_default();
             pending.engine += took;
             pending.share_ns += (u128::from(own_ns) * u128::from(own) / u128::from(tokens.max(1))) as u64;
             if pending.left == 0 {
