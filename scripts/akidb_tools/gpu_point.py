@@ -128,7 +128,7 @@ def growth(before: dict[str, float], after: dict[str, float], texts_per_second: 
         "engine_ms_a_batch": round(1e3 * engine / batches, 3),
         "engine_texts_per_second": round(texts / engine) if engine else None,
         "engine_share": round(texts_per_second * engine / texts, 3),
-        # Of its windows that were cut meanwhile; beside the watts of `gpu` it tells whether the ledger's energy is right.
+        # Of windows that were cut meanwhile: beside the watts of `gpu` it tells whether the ledger's energy is right.
         "energy_joules": round(grew("akidb_engine_energy_joules_total"), 1),
         "tokens_per_text": round(grew("akidb_batch_tokens_total") / texts, 2),
         "padded_tokens_per_text": round(grew("akidb_batch_padded_tokens_total") / texts, 2),
