@@ -97,7 +97,10 @@ struct Shared {
 
 async fn one(plan: &Plan, clients: Vec<Client>, start: Instant, stop: Stop, progress: ProgressBar) -> Measured {
     let (plan, texts) = (plan.clone(), Texts::new(plan));
-    let alarm = plan.rate.and_then(|_| Alarm::start().ok());
+    let alarm = plan.rate.and_then(|_| {
+        let started = Alarm::start();
+        started.inspect_err(|error| eprintln!("no thread to keep time ({error}): requests are due to the millisecond only")).ok()
+    });
     let shared = Arc::new(Shared { plan, texts, start, alarm, next: AtomicU64::new(0), stop, progress });
     let mut tasks = JoinSet::new();
     for each in clients {

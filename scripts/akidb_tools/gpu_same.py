@@ -90,11 +90,11 @@ def _client(running: Sidecar, known: tuple[list[str], np.ndarray], seen: Seen, e
         start = source.randrange(len(texts) - size + 1)
         try:
             got = _embed(running, texts[start : start + size])
-        except ToolError as error:
+            least = float(row_cosines(first[start : start + size], np.array(got)).min())
+        except Exception as error:  # noqa: BLE001 - in a thread; it is told when all have ended
             with seen.lock:
-                seen.failed.append(str(error))
+                seen.failed.append(f"{type(error).__name__}: {error}")
             return
-        least = float(row_cosines(first[start : start + size], np.array(got)).min())
         with seen.lock:
             seen.least, seen.vectors = min(seen.least, least), seen.vectors + size
 

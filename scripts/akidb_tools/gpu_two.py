@@ -37,7 +37,9 @@ def two(stage: Stage, served: Lineup, contexts: int) -> None:
     if len(used) > 1:
         raise ToolError(f"{' and '.join(sorted(used))} served: two GPUs and one must be compared by the same engine")
     entries = [e for e in stage.results.entries("http") if e.get("contexts") == contexts]
-    best = {n: max((e["texts_per_second"] for e in _of(entries, n, used)), default=0.0) for n in (1, 2)}
+    rates = {n: {e["clients"]: e["texts_per_second"] for e in _of(entries, n, used)} for n in (1, 2)}
+    both = rates[1].keys() & rates[2].keys()  # where time ran out, one has seen fewer loads
+    best = {n: max((rates[n][clients] for clients in both), default=0.0) for n in (1, 2)}
     if all(best.values()):
         ratio = best[2] / best[1]
         facts = {"variant": used.pop(), "contexts": contexts, "texts_per_second": best, "ratio": ratio}

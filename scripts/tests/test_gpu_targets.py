@@ -91,6 +91,8 @@ def test_vectors_under_load_are_held_to_what_their_precision_keeps():
     check("fp16", 0.9998, False)
     check("fp8", 0.99, True)
     check("int8", 0.9899, False)
+    none = {"variant": "v", "precision": "fp16", "least_cosine": 1.0, "vectors": 9, "cuda_graphs": 0}
+    assert seen(own(vectors=[none]), "vectors of one text").holds is False
 
 
 def test_what_was_not_measured_neither_holds_nor_misses():

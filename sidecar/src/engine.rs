@@ -88,6 +88,11 @@ pub trait Engine: Send {
         Vec::new()
     }
 
+    /// Shapes that were recorded, to be put on the device by one call.
+    fn recorded(&self) -> usize {
+        0
+    }
+
     /// How long the device worked on the last batch, where the device itself can say so.
     fn device_time(&self) -> Option<Duration> {
         None

@@ -40,12 +40,12 @@ impl Alarm {
         if due <= Instant::now() {
             return;
         }
-        let (ring, rung) = oneshot::channel();
+        let (ring, wait) = oneshot::channel();
         if self.0.set((due, number), ring) {
             self.0.changed.notify_one();
         }
-        // An error would be a thread that died: what is due is then sent at once, and its latency shows nothing false.
-        drop(rung.await);
+        // An error would be an alarm that is gone, which outlives whoever waits for it.
+        let _ = wait.await;
     }
 }
 
@@ -79,7 +79,9 @@ impl Shared {
             if !due.is_empty() {
                 drop(waiting);
                 // Who asked may have left.
-                due.into_iter().for_each(|it| drop(it.send(())));
+                for ring in due {
+                    let _ = ring.send(());
+                }
                 waiting = self.lock();
                 continue;
             }

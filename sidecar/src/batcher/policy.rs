@@ -227,8 +227,12 @@ impl<L: Clone + Eq> Policy<L> {
     pub fn remove(&mut self, request: u64) {
         let Some(found) = self.requests.get(&request) else { return };
         let waiting: Vec<Item> = found.waiting(request).collect();
+        let lane = self.lanes.iter().position(|it| it.key == found.lane);
         for item in waiting {
             self.take(item, false);
+        }
+        if let Some(at) = lane {
+            self.tidy(at);
         }
     }
 
@@ -425,11 +429,11 @@ impl<L: Clone + Eq> Policy<L> {
                 break;
             }
         }
-        self.tidy(at);
         if let (false, [first]) = (self.config.enabled, &items[..]) {
             let rest = self.rest_of(*first, &mut shape);
             items.extend(rest);
         }
+        self.tidy(at);
         self.running += items.iter().map(|it| u64::from(it.tokens)).sum::<u64>();
         Cut { lane: key, engine, items, reason }
     }
@@ -476,7 +480,7 @@ impl<L: Clone + Eq> Policy<L> {
         waiting
     }
 
-    /// Takes a text out of the queue; `charged` to its app and class if it is to run.
+    /// Takes a text out of the queue; `charged` to its app and class if it is to run. What became empty stays until [`Policy::tidy`].
     fn take(&mut self, item: Item, charged: bool) {
         let Some(request) = self.requests.get_mut(&item.request) else { return };
         let Some((due, tokens)) = request.texts.get_mut(item.text).and_then(Option::take) else { return };
@@ -490,7 +494,6 @@ impl<L: Clone + Eq> Policy<L> {
             lane.arrivals.remove(&(request.arrival, item.request));
             self.requests.remove(&item.request);
         }
-        self.tidy(at);
     }
 }
 

@@ -109,7 +109,13 @@ impl Grid {
         Ok(parts)
     }
 
-    /// One text in another shape of the same profile, where it has one.
+    /// One text in the largest shape of the same profile, where it is another.
+    pub fn largest(&self, part: &Part) -> Option<Part> {
+        let shape = self.profiles.get(part.profile)?.max;
+        (shape != part.shape).then_some(Part { texts: 0..1, shape, profile: part.profile })
+    }
+
+    /// One text in another shape of the same profile, a small one, where it has one.
     pub fn another(&self, part: &Part) -> Option<Part> {
         let Profile { min, max, .. } = *self.profiles.get(part.profile)?;
         let rows = [min.rows, up(ROWS, min.rows + 1, min.rows, max.rows)];
@@ -254,6 +260,8 @@ mod tests {
             for (rows, tokens) in [(1, 10), (4, 30), (8, 64), (20, 60)] {
                 for part in grid.place(rows, tokens).unwrap_or_default() {
                     let (profile, other) = (grid.profiles[part.profile], grid.another(&part).unwrap());
+                    let largest = grid.largest(&part).map(|it| it.shape);
+                    assert!(largest.unwrap_or(part.shape) == profile.max && largest != Some(part.shape));
                     assert!(other.shape != part.shape && other.profile == part.profile && other.texts == (0..1));
                     assert!(profile.min.within(other.shape) && other.shape.within(profile.max), "{profiles} {other:?}");
                 }

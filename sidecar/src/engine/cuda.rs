@@ -31,7 +31,8 @@ const BLOCKING_SYNC: c_uint = 1;
 /// thread slept.
 const SLEEP_FROM: Duration = Duration::from_micros(400);
 const NO_DEVICE: Code = 100;
-/// `CU_STREAM_CAPTURE_MODE_RELAXED`: no other work of the process is hindered by a capture.
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`: other threads may take memory meanwhile. Who waits for the whole device, as a session does while it is
+/// made, must not: see `CAPTURE` in `onnx/bound/graphs.rs`.
 const RELAXED: c_int = 2;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;
@@ -49,7 +50,7 @@ macro_rules! calls {
         impl Driver {
             fn of(library: Library) -> Result<Self, String> {
                 $(
-                    // SAFETY: the type is that of the driver API's documentation, the same in every version since CUDA 4.
+                    // SAFETY: the type is that of the driver API's documentation, the same in every version since CUDA 12.
                     let $field = unsafe { library.get::<unsafe extern "C" fn($($arg),*) -> Code>(concat!($symbol, "\0").as_bytes()) }
                         .map(|it| *it)
                         .map_err(|it| format!("{NAME} has no {}: {it}", $symbol))?;

@@ -16,7 +16,7 @@ mod load;
 mod plane;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use akidb_domain::profile::Shape;
@@ -26,7 +26,7 @@ use ort::session::RunOptions;
 use crate::engine::buckets::{Grid, Part};
 use crate::engine::cuda::{Gpu, Pinned, Stream};
 use crate::engine::{Engine, EngineError, EngineSpec, Limits, TokenBatch, fault};
-use graphs::Graphs;
+use graphs::{CAPTURE, Graphs};
 use plane::Plane;
 
 pub(super) use load::load;
@@ -48,6 +48,15 @@ struct Bound {
     gpu: Gpu,
     /// After everything that works on it.
     stream: Arc<Stream>,
+}
+
+/// Graphs first, while the engine's modules are there; and no session goes while a stream is recorded.
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+        self.graphs = Graphs::default();
+        self.planes.clear();
+    }
 }
 
 impl Engine for Bound {
@@ -79,6 +88,10 @@ impl Engine for Bound {
 
     fn contexts(&mut self) -> Vec<Box<dyn Engine>> {
         std::mem::take(&mut self.others)
+    }
+
+    fn recorded(&self) -> usize {
+        self.graphs.count()
     }
 
     fn device_time(&self) -> Option<Duration> {

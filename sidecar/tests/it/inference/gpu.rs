@@ -107,6 +107,7 @@ fn serves(output: &Path, manifest: &Manifest, reference: &Reference) {
                         }
                     }
                 }
+                assert!(engine.recorded() > 1, "1x16, and what ran often: {}", engine.recorded());
                 let many: Vec<Vec<u32>> = texts.iter().cycle().take(70).cloned().collect();
                 let got = engine.run(&batch(&many)).unwrap();
                 for (row, vector) in got.chunks(manifest.model.dimension as usize).enumerate() {

@@ -5,10 +5,12 @@
 //!
 //! An engine of ninety kernels keeps a small batch waiting for the host more than for the GPU, and two contexts that launch kernel by kernel
 //! wait for each other in the driver besides. All of a part is recorded: ids and mask to the device, the engine, vectors back; their addresses
-//! are this context's own and stay. Shapes share the engine's execution context, as in Triton's backend, so what is asked of a graph is that
-//! it gives the same after the context ran another shape: that is tried before it serves, and where it fails, this context goes on without graphs.
+//! are this context's own and stay. Shapes share the engine's execution context, as in Triton's backend, so it is tried before a graph serves
+//! that another shape in between takes nothing from it, nor it from the other. Where that fails, this context goes on without graphs; where CUDA
+//! refuses a recording, that shape does.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::RwLock;
 use std::time::Duration;
 
 use akidb_domain::profile::Shape;
@@ -27,6 +29,10 @@ const LONG: Duration = Duration::from_millis(5);
 /// A replay gives the vectors of the run.
 const SAME: f64 = 0.9999;
 
+/// While a stream is recorded, nobody may wait for the whole device, as ONNX Runtime does when it makes a session: who makes or drops one
+/// holds this for reading.
+pub(super) static CAPTURE: RwLock<()> = RwLock::new(());
+
 /// What was recorded in a context.
 #[derive(Debug, Default)]
 pub(super) struct Graphs {
@@ -34,8 +40,26 @@ pub(super) struct Graphs {
     runs: HashMap<Shape, u32>,
     /// Recorded at their first runs.
     named: HashSet<Shape>,
-    /// Most shapes that are recorded because they run often.
+    /// Most shapes besides that are recorded because they run often.
     limit: usize,
+    /// Profiles whose largest shape was the other one in between.
+    tried: HashSet<usize>,
+}
+
+/// Why a shape was not recorded.
+enum Unrecorded {
+    /// A session is being made or dropped: at the next run.
+    Later,
+    /// CUDA's or the engine's reason.
+    Refused(String),
+    /// It gave, or left behind, something else than the run.
+    Differs,
+}
+
+impl From<String> for Unrecorded {
+    fn from(why: String) -> Self {
+        Self::Refused(why)
+    }
 }
 
 impl Graphs {
@@ -50,12 +74,18 @@ impl Graphs {
         Self { named: spec.gpu.cuda_graphs.iter().filter_map(padded).collect(), limit: spec.gpu.cuda_graph_limit, ..Self::default() }
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.by_shape.len()
+    }
+
     /// Whether a shape that has just run is to be recorded now.
     fn wants(&mut self, shape: Shape, took: Duration) -> bool {
         if self.named.contains(&shape) {
             return true;
         }
-        if self.by_shape.len() >= self.limit || took > LONG {
+        let often = self.by_shape.keys().filter(|it| !self.named.contains(it)).count();
+        if often >= self.limit || took > LONG {
             return false;
         }
         let runs = self.runs.entry(shape).or_default();
@@ -63,40 +93,43 @@ impl Graphs {
         *runs == OFTEN
     }
 
-    fn none_any_more(&mut self) {
-        *self = Self::default();
+    fn take(&mut self, shape: Shape, recorded: Result<Graph, Unrecorded>) {
+        match recorded {
+            Ok(graph) => {
+                tracing::debug!(%shape, "runs as a CUDA graph");
+                self.by_shape.insert(shape, graph);
+            }
+            Err(Unrecorded::Later) => {
+                self.runs.entry(shape).and_modify(|it| *it = OFTEN - 1);
+            }
+            Err(Unrecorded::Refused(error)) => {
+                tracing::warn!(%shape, error, "a shape goes on without a CUDA graph");
+                self.named.remove(&shape);
+            }
+            Err(Unrecorded::Differs) => {
+                tracing::warn!(%shape, "a CUDA graph gave other vectors than the run; this context goes on without any");
+                *self = Self::default();
+            }
+        }
     }
 }
 
 impl Bound {
     /// Runs a part, as a graph where there is one.
     pub(super) fn run_part(&mut self, batch: &TokenBatch, part: &Part, vectors: &mut Vec<f32>) -> Result<(), String> {
-        if self.graphs.by_shape.contains_key(&part.shape) {
+        if let Some(graph) = self.graphs.by_shape.get(&part.shape) {
             part.fill(self.inputs.integers(2 * part.shape.rows * part.shape.tokens), batch);
-            let took = self.replay(part.shape)?;
+            let took = self.launch(graph, part.shape)?;
             self.done(part, took, vectors);
             return Ok(());
         }
         let took = self.run_kernels(batch, part)?;
         self.done(part, took, vectors);
         if self.graphs.wants(part.shape, took) {
-            match self.record(batch, part) {
-                Ok(graph) => {
-                    tracing::debug!(shape = %part.shape, took_us = took.as_micros() as u64, "runs as a CUDA graph");
-                    self.graphs.by_shape.insert(part.shape, graph);
-                }
-                Err(error) => {
-                    tracing::warn!(shape = %part.shape, error, "this context goes on without CUDA graphs");
-                    self.graphs.none_any_more();
-                }
-            }
+            let recorded = self.record(batch, part);
+            self.graphs.take(part.shape, recorded);
         }
         Ok(())
-    }
-
-    fn replay(&self, shape: Shape) -> Result<Duration, String> {
-        let graph = self.graphs.by_shape.get(&shape).ok_or("no graph")?;
-        self.launch(graph, shape)
     }
 
     fn launch(&self, graph: &Graph, shape: Shape) -> Result<Duration, String> {
@@ -106,23 +139,53 @@ impl Bound {
     }
 
     /// Records a part that has just run, and whose ids and vectors are still in pinned memory.
-    fn record(&mut self, batch: &TokenBatch, part: &Part) -> Result<Graph, String> {
-        let floats = part.texts.len() * self.spec.dimension;
-        let direct = self.vectors.floats(floats).to_vec();
+    fn record(&mut self, batch: &TokenBatch, part: &Part) -> Result<Graph, Unrecorded> {
+        let run = self.given(part);
         let stream = self.stream.clone();
-        let graph = stream.capture(|| self.enqueue(part.profile, part.shape, part.shape.rows))?;
-        if let Some(other) = self.grid.another(part) {
-            self.run_kernels(&TokenBatch { rows: 1, tokens: 1, ids: vec![0], mask: vec![1] }, &other)?;
-        }
+        let graph = {
+            let Ok(_alone) = CAPTURE.try_write() else { return Err(Unrecorded::Later) };
+            stream.capture(|| self.enqueue(part.profile, part.shape, part.shape.rows))?
+        };
+        // The largest shape takes the longest, so it is the other one once.
+        let largest = !self.graphs.tried.contains(&part.profile);
+        let other = if largest { self.grid.largest(part) } else { self.grid.another(part) };
+        let one = TokenBatch { rows: 1, tokens: 1, ids: vec![0], mask: vec![1] };
+        let before = match &other {
+            Some(other) => self.run_kernels(&one, other).map(|_| self.given(other))?,
+            None => Vec::new(),
+        };
+        self.blank(part)?;
         part.fill(self.inputs.integers(2 * part.shape.rows * part.shape.tokens), batch);
         self.launch(&graph, part.shape)?;
-        let same = |(a, b): (&[f32], &[f32])| cosine(a, b) >= SAME;
-        let dimension = self.spec.dimension.max(1);
-        if direct.chunks(dimension).zip(self.vectors.floats(floats).chunks(dimension)).all(same) {
-            Ok(graph)
-        } else {
-            Err("a replay gave other vectors than the run".to_owned())
+        let replayed = self.given(part);
+        let after = match &other {
+            Some(other) => self.run_kernels(&one, other).map(|_| self.given(other))?,
+            None => Vec::new(),
+        };
+        if !self.same(&run, &replayed) || !self.same(&before, &after) {
+            return Err(Unrecorded::Differs);
         }
+        self.graphs.tried.insert(part.profile);
+        Ok(graph)
+    }
+
+    /// The vectors that came back last.
+    fn given(&self, part: &Part) -> Vec<f32> {
+        self.vectors.floats(part.texts.len() * self.spec.dimension).to_vec()
+    }
+
+    /// Takes a shape's ids, mask and vectors off the device: what a replay gives is its own then.
+    fn blank(&mut self, part: &Part) -> Result<(), String> {
+        let (ints, floats) = (part.shape.rows * part.shape.tokens, part.shape.rows * self.spec.dimension);
+        let (_, binding) = self.planes[part.profile].binding(part.shape, &self.spec, &self.stream)?;
+        self.stream.zero(binding.ids, ints * size_of::<i64>())?;
+        self.stream.zero(binding.mask, ints * size_of::<i64>())?;
+        self.stream.zero(binding.vectors, floats * size_of::<f32>())
+    }
+
+    fn same(&self, a: &[f32], b: &[f32]) -> bool {
+        let dimension = self.spec.dimension.max(1);
+        a.len() == b.len() && a.chunks(dimension).zip(b.chunks(dimension)).all(|(a, b)| cosine(a, b) >= SAME)
     }
 }
 
@@ -158,7 +221,26 @@ mod tests {
         check(&mut graphs(ExecutionProvider::TensorRt, &["1x16"], 0), "8x32", short, None);
         check(&mut graphs(ExecutionProvider::TensorRt, &["1x16"], 0), "1x16", long, Some(1));
         check(&mut graphs(ExecutionProvider::Cuda, &["1x16"], 8), "1x16", short, None);
-        some.none_any_more();
-        check(&mut some, "1x16", short, None);
+        // Named ones do not count.
+        check(&mut graphs(ExecutionProvider::TensorRt, &["1x16"], 1), "8x32", short, Some(OFTEN));
+    }
+
+    #[test]
+    fn tensorrt_provider_test_what_could_not_be_recorded_is_tried_again_or_left() {
+        let short = Duration::from_micros(300);
+        let mut some = graphs(ExecutionProvider::TensorRt, &["1x16"], 8);
+        let shape = "8x32".parse().unwrap();
+        check(&mut some, "8x32", short, Some(OFTEN));
+        some.take(shape, Err(Unrecorded::Later));
+        check(&mut some, "8x32", short, Some(1));
+        some.take(shape, Err(Unrecorded::Refused("no memory".into())));
+        check(&mut some, "8x32", short, None);
+        check(&mut some, "1x16", short, Some(1));
+        some.take("1x16".parse().unwrap(), Err(Unrecorded::Later));
+        check(&mut some, "1x16", short, Some(1));
+        some.take("1x16".parse().unwrap(), Err(Unrecorded::Refused("no memory".into())));
+        check(&mut some, "1x16", short, Some(OFTEN));
+        some.take("16x32".parse().unwrap(), Err(Unrecorded::Differs));
+        check(&mut some, "1x32", short, None);
     }
 }
