@@ -23,8 +23,8 @@ from .shape_profiles import Profile
 
 # The least cosine that an engine is written with. Float16 engines of four models measured 0.99997 at least
 # (docs/GPU.md). Before a quantized layer a difference of that size becomes a whole step where a value lies near a
-# step's edge, so no quantized engine can promise 0.9999, not even with one profile. What it promises: two vectors of one text, of the worst one, are no further apart than its quality gate
-# lets the mean text be from fp32.
+# step's edge, so no quantized engine can promise 0.9999, not even with one profile. What it does: two vectors of one
+# text, of the worst one, are no further apart than its quality gate lets the mean text be from fp32.
 LEAST = {"fp32": 0.9999, "tf32": 0.9999, "fp16": 0.9999, "int8": 0.99, "fp8": 0.99}
 TEXTS = 64
 SMALL = 8
