@@ -130,6 +130,7 @@ def growth(before: dict[str, float], after: dict[str, float], texts_per_second: 
         "engine_share": round(texts_per_second * engine / texts, 3),
         # Of windows that were cut meanwhile: beside the watts of `gpu` it tells whether the ledger's energy is right.
         "energy_joules": round(grew("akidb_engine_energy_joules_total"), 1),
+        "lost_observations": round(grew("akidb_telemetry_lost_observations_total")),
         "tokens_per_text": round(grew("akidb_batch_tokens_total") / texts, 2),
         "padded_tokens_per_text": round(grew("akidb_batch_padded_tokens_total") / texts, 2),
     }
