@@ -44,6 +44,8 @@ models: $(VENV)/.ready $(if $(findstring istil,$(MODELS))$(filter all,$(or $(MOD
 
 test: setup $(VENV)/.ready-dev ## Run every test
 	SQLX_OFFLINE=true cargo test --workspace --locked
+	@echo "what is only there with the GPU providers; no GPU is needed"
+	SQLX_OFFLINE=true cargo test --workspace --features akidb-sidecar/tensorrt --lib --locked -- tensorrt_provider_test
 	$(VENV)/bin/python -m pytest scripts/tests -q
 	PYTHON=$(PYTHON) helm/test.sh
 
@@ -61,6 +63,7 @@ lint: setup $(VENV)/.ready-dev ## Formatting, lints, import arrows, compile-time
 	$(VENV)/bin/ruff check scripts helm
 	PYTHON=$(PYTHON) control-plane/prepare-sqlx.sh --check
 	SQLX_OFFLINE=true cargo clippy --workspace --all-targets --locked -- -D warnings
+	SQLX_OFFLINE=true cargo clippy --workspace --all-targets --features akidb-sidecar/tensorrt --locked -- -D warnings
 
 deny: build/tools/bin/cargo-deny ## Bans, licences and sources of every dependency
 	build/tools/bin/cargo-deny --locked check bans licenses sources
