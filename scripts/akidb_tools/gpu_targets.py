@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from . import gpu_headlines as heads
+from .engine_invariance import LEAST
 from .five_models import NAMES
 from .gpu_plan import FIVE_BATCHES, FIVE_TOKENS, LARGE
 
 WIDE = (64, 128)
 LOAD_SECONDS = 3.0
-LEAST_VECTORS = {"int8": 0.99, "fp8": 0.99}
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _vectors(own: Own) -> Seen:
 
     def holds(e: dict) -> bool:
         enough = e["vectors"] > 0 and e["cuda_graphs"] > 0
-        return enough and e["least_cosine"] >= LEAST_VECTORS.get(e["precision"], 0.9999)
+        return enough and e["least_cosine"] >= LEAST[e["precision"]]
 
     return Seen(target, seen, all(holds(e) for e in found))
 

@@ -140,6 +140,11 @@ impl Grid {
 }
 
 impl Part {
+    /// How many its ids and its mask are.
+    pub fn integers(&self) -> usize {
+        2 * area(self.shape)
+    }
+
     /// The part's ids, then its mask, padded to its shape. A row that is only padding has one token that counts, so that a mean over its tokens
     /// is a number.
     pub fn fill(&self, into: &mut [i64], batch: &TokenBatch) {
@@ -308,7 +313,7 @@ mod tests {
     fn a_part_is_padded_to_its_shape_and_padding_rows_count_one_token() {
         let batch = TokenBatch { rows: 3, tokens: 2, ids: vec![1, 2, 3, 4, 5, 6], mask: vec![1, 1, 1, 0, 1, 1] };
         let part = Part { texts: 1..3, shape: Shape { rows: 4, tokens: 3 }, profile: 0 };
-        let mut into = vec![9; 24];
+        let mut into = vec![9; part.integers()];
         part.fill(&mut into, &batch);
         assert_eq!(into, [3, 4, 0, 5, 6, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0, 0]);
     }

@@ -27,9 +27,10 @@ pub(super) struct Invariance {
     pub(super) between: String,
 }
 
-/// The least that an engine is written with. Float16 engines of four models measured 0.99997 at least (`docs/GPU.md`). Within one engine too `TensorRT`'s kernels, or the order in which they add, follow from the batch's
-/// shape, and before a quantized layer such a difference becomes a whole step where a value lies near a step's edge. So what a quantized engine
-/// promises is that two vectors of one text, of the worst one, are no further apart than its quality gate lets the mean text be from fp32.
+/// The least that an engine is written with. Float16 engines of four models measured 0.99997 at least (`docs/GPU.md`). Within one engine too
+/// `TensorRT`'s kernels, or the order in which they add, follow from the batch's shape, and before a quantized layer such a difference becomes
+/// a whole step where a value lies near a step's edge. So what a quantized engine promises is that two vectors of one text, of the worst one,
+/// are no further apart than its quality gate lets the mean text be from fp32.
 pub(super) fn gate(precision: Precision) -> f64 {
     match precision {
         Precision::Fp32 | Precision::Tf32 | Precision::Fp16 => 0.9999,

@@ -102,7 +102,7 @@ impl Engine for Bound {
 impl Bound {
     /// Runs a part kernel by kernel; its vectors are in pinned memory then. The device's own time.
     fn run_kernels(&mut self, batch: &TokenBatch, part: &Part) -> Result<Duration, String> {
-        part.fill(self.inputs.integers(2 * part.shape.rows * part.shape.tokens), batch);
+        part.fill(self.inputs.integers(part.integers()), batch);
         self.stream.begin()?;
         self.enqueue(part.profile, part.shape, part.texts.len())?;
         self.stream.wait(self.expected(part.shape))

@@ -84,13 +84,12 @@ impl Graphs {
         if self.named.contains(&shape) {
             return true;
         }
-        let often = self.by_shape.keys().filter(|it| !self.named.contains(it)).count();
-        if often >= self.limit || took > LONG {
+        if took > LONG {
             return false;
         }
         let runs = self.runs.entry(shape).or_default();
         *runs = runs.saturating_add(1);
-        *runs == OFTEN
+        *runs == OFTEN && self.by_shape.keys().filter(|it| !self.named.contains(it)).count() < self.limit
     }
 
     fn take(&mut self, shape: Shape, recorded: Result<Graph, Unrecorded>) {
@@ -118,7 +117,7 @@ impl Bound {
     /// Runs a part, as a graph where there is one.
     pub(super) fn run_part(&mut self, batch: &TokenBatch, part: &Part, vectors: &mut Vec<f32>) -> Result<(), String> {
         if let Some(graph) = self.graphs.by_shape.get(&part.shape) {
-            part.fill(self.inputs.integers(2 * part.shape.rows * part.shape.tokens), batch);
+            part.fill(self.inputs.integers(part.integers()), batch);
             let took = self.launch(graph, part.shape)?;
             self.done(part, took, vectors);
             return Ok(());
@@ -149,24 +148,24 @@ impl Bound {
         // The largest shape takes the longest, so it is the other one once.
         let largest = !self.graphs.tried.contains(&part.profile);
         let other = if largest { self.grid.largest(part) } else { self.grid.another(part) };
-        let one = TokenBatch { rows: 1, tokens: 1, ids: vec![0], mask: vec![1] };
-        let before = match &other {
-            Some(other) => self.run_kernels(&one, other).map(|_| self.given(other))?,
-            None => Vec::new(),
-        };
+        let before = self.run_other(other.as_ref())?;
         self.blank(part)?;
-        part.fill(self.inputs.integers(2 * part.shape.rows * part.shape.tokens), batch);
+        part.fill(self.inputs.integers(part.integers()), batch);
         self.launch(&graph, part.shape)?;
         let replayed = self.given(part);
-        let after = match &other {
-            Some(other) => self.run_kernels(&one, other).map(|_| self.given(other))?,
-            None => Vec::new(),
-        };
+        let after = self.run_other(other.as_ref())?;
         if !self.same(&run, &replayed) || !self.same(&before, &after) {
             return Err(Unrecorded::Differs);
         }
         self.graphs.tried.insert(part.profile);
         Ok(graph)
+    }
+
+    /// What a text gives in another shape, where there is one.
+    fn run_other(&mut self, other: Option<&Part>) -> Result<Vec<f32>, String> {
+        let Some(other) = other else { return Ok(Vec::new()) };
+        self.run_kernels(&TokenBatch { rows: 1, tokens: 1, ids: vec![0], mask: vec![1] }, other)?;
+        Ok(self.given(other))
     }
 
     /// The vectors that came back last.
