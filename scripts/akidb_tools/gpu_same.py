@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .errors import ToolError
+from .gpu_point import totals
 from .gpu_services import Sidecar
 from .gpu_sides import Lineup, serving
 from .gpu_stage import Stage
@@ -39,8 +40,6 @@ WORDS = (
 TEXTS, LONGEST = 512, 120
 CLIENTS, SECONDS = 8, 6.0
 SIZES = (1, 4, 16, 64)
-# How the sidecar's log tells of a shape that became a graph; at this level it does.
-RECORDED, LOG = "runs as a CUDA graph", "info,akidb_sidecar::engine=debug"
 
 
 @dataclass
@@ -57,7 +56,7 @@ def vectors(stage: Stage, served: Lineup) -> None:
     """Every vector that came later is compared with the text's first."""
     count, seconds = (16, 2.0) if stage.rehearse else (TEXTS, SECONDS)
     texts = made(count, 12 if stage.rehearse else LONGEST)
-    with serving(stage, "vectors", served, logs={"level": LOG}) as (running, side):
+    with serving(stage, "vectors", served) as (running, side):
         first = np.array([_embed(running, [text])[0] for text in texts])
         seen, ends = Seen(), time.monotonic() + seconds
         known = (texts, first)
@@ -66,7 +65,7 @@ def vectors(stage: Stage, served: Lineup) -> None:
             each.start()
         for each in clients:
             each.join()
-        graphs = running.process.log.read_text("utf-8", errors="replace").count(RECORDED)
+        graphs = round(totals(running.metrics()).get("akidb_engine_cuda_graphs_total", 0))
     if seen.failed:
         raise ToolError(f"{len(seen.failed)} requests failed: {seen.failed[0]}")
     facts = {"least_cosine": math.floor(seen.least * 1e7) / 1e7, "vectors": seen.vectors, "texts": count}

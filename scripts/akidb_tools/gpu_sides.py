@@ -17,7 +17,7 @@ from .bundle_reader import Bundle
 from .errors import BadInput, ToolError
 from .gpu_matrix import keeps_its_gate
 from .gpu_plan import MINILM, RACE
-from .gpu_services import Entry, Sidecar, section
+from .gpu_services import Entry, Sidecar
 from .gpu_stage import REHEARSED, Stage
 
 # Seconds until a sidecar has to be ready: a GPU's is in a few.
@@ -126,8 +126,6 @@ def serving(
     from_: Lineup,
     batching: dict | None = None,
     cores: Sequence[int] | None = None,
-    *,
-    logs: dict | None = None,
     **settings: object,
 ) -> Iterator[tuple[Sidecar, Side]]:
     """A sidecar with the fastest side that it accepts; each runs in a folder of its own."""
@@ -142,7 +140,6 @@ def serving(
             runtime=runtime,
             batching={**QUEUE, **(batching or {})},
             cores=cores,
-            extra="\n" + section("logs", logs) if logs else "",
             patience=SLOW if stage.rehearse else PATIENCE,
         )
         try:

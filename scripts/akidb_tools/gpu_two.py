@@ -12,10 +12,10 @@ from .gpu_point import point
 from .gpu_sides import Lineup, lineup, programs, serving
 from .gpu_stage import Stage
 
-CLIENTS = (32, 64)
+CLIENTS = (32, 64, 128)
 BATCH = 256
-# Execution contexts a GPU: what a sidecar has by default, and one more, for a host that leaves its GPUs waiting.
-CONTEXTS = (2, 3)
+# Execution contexts a GPU: what a sidecar has by default, and more, for a host that leaves its GPUs waiting.
+CONTEXTS = (2, 3, 4)
 
 
 def run(stage: Stage) -> None:

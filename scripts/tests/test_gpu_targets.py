@@ -77,7 +77,6 @@ def own(cells=(), **gpu):
     return gpu_targets.Own(data, MACHINE)
 
 
-
 def seen(found, words):
     return next(row for row in gpu_targets.targets(found, 2.0) if words in row.target)
 

@@ -35,6 +35,7 @@ const WINDOW: Duration = Duration::from_millis(1_000);
 struct Sleeper {
     /// None: a batch takes no time.
     device: Option<Arc<Mutex<()>>>,
+    spare: Vec<f32>,
     others: Vec<Box<dyn Engine>>,
 }
 
@@ -44,7 +45,10 @@ impl Engine for Sleeper {
             let _alone = device.lock().unwrap_or_else(PoisonError::into_inner);
             std::thread::sleep(FIXED + A_TEXT * batch.rows as u32);
         }
-        Ok(vec![0.5; batch.rows * DIMENSION])
+        let mut vectors = std::mem::take(&mut self.spare);
+        vectors.clear();
+        vectors.resize(batch.rows * DIMENSION, 0.5);
+        Ok(vectors)
     }
 
     fn dimension(&self) -> usize {
@@ -62,11 +66,15 @@ impl Engine for Sleeper {
     fn contexts(&mut self) -> Vec<Box<dyn Engine>> {
         std::mem::take(&mut self.others)
     }
+
+    fn reuse(&mut self, vectors: Vec<f32>) {
+        self.spare = vectors;
+    }
 }
 
 fn engine(devices: usize, takes_time: bool) -> Box<dyn Engine> {
     let devices: Vec<Option<Arc<Mutex<()>>>> = (0..devices).map(|_| takes_time.then(Arc::default)).collect();
-    let context = |device: &Option<Arc<Mutex<()>>>| Sleeper { device: device.clone(), others: Vec::new() };
+    let context = |device: &Option<Arc<Mutex<()>>>| Sleeper { device: device.clone(), spare: Vec::new(), others: Vec::new() };
     let mut all = (0..CONTEXTS).flat_map(|_| devices.iter().map(context));
     let first = all.next();
     let others = all.map(|it| Box::new(it) as Box<dyn Engine>).collect();

@@ -184,8 +184,9 @@ impl Batcher {
         let judge = Judge::start(telemetry.clone(), metrics.clone())?;
         let start = |worker: usize| {
             let (queue, telemetry, metrics, judge) = (queue.clone(), telemetry.clone(), metrics.clone(), judge.clone());
-            let (engines, tensors) = (HashMap::new(), TokenBatch::default());
-            let executor = Executor { worker, queue, telemetry, metrics, judge, engines, tensors };
+            let (engines, recorded) = (HashMap::new(), HashMap::new());
+            let (tensors, spares) = (TokenBatch::default(), Arc::default());
+            let executor = Executor { worker, queue, telemetry, metrics, judge, engines, recorded, tensors, spares };
             std::thread::Builder::new().name(format!("executor-{worker}")).spawn(move || executor.run())
         };
         let threads = (0..workers).map(start).collect::<std::io::Result<_>>()?;

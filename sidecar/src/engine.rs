@@ -93,6 +93,11 @@ pub trait Engine: Send {
         0
     }
 
+    /// Takes back the memory of vectors that have been answered, for those of a later batch.
+    fn reuse(&mut self, vectors: Vec<f32>) {
+        drop(vectors);
+    }
+
     /// How long the device worked on the last batch, where the device itself can say so.
     fn device_time(&self) -> Option<Duration> {
         None

@@ -63,6 +63,7 @@ struct Inner {
     padded_tokens: IntCounterVec,
     engine_seconds: CounterVec,
     engine_energy: CounterVec,
+    cuda_graphs: IntCounterVec,
     queue_depth: IntGaugeVec,
     overhead_seconds: CounterVec,
     loads: IntCounterVec,
@@ -134,6 +135,8 @@ pub struct LaneMetrics {
     pub padded_tokens: IntCounter,
     /// Seconds of batches.
     pub engine_seconds: prometheus::Counter,
+    /// Shapes that its engines' contexts recorded.
+    pub cuda_graphs: IntCounter,
     /// Texts that wait.
     pub queue_depth: IntGauge,
     errors: Arc<[(&'static str, IntCounter)]>,
@@ -189,6 +192,11 @@ impl Metrics {
             engine_energy: declare.floating(
                 "akidb_engine_energy_joules_total",
                 "Joules that devices drew while engines ran batches of requests",
+                LANE,
+            )?,
+            cuda_graphs: declare.counter(
+                "akidb_engine_cuda_graphs_total",
+                "Shapes that contexts of engines recorded as CUDA graphs",
                 LANE,
             )?,
             queue_depth: declare.gauges("akidb_queue_depth", "Texts that wait for a batch", LANE)?,
@@ -383,6 +391,7 @@ impl Inner {
             tokens: self.tokens.with_label_values(lane),
             padded_tokens: self.padded_tokens.with_label_values(lane),
             engine_seconds: self.engine_seconds.with_label_values(lane),
+            cuda_graphs: self.cuda_graphs.with_label_values(lane),
             queue_depth: self.queue_depth.with_label_values(lane),
             errors: words(&self.errors, ERROR_CODES),
             flushes: words(&self.flushes, FLUSH_REASONS),

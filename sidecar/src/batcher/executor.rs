@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::EngineId;
 use super::probes::{Candidate, Judge, Known, Ran, Run, sample};
 use super::queue::{Batch, Gone, Outcome, Overhead, Queue, Step};
-use super::row::Row;
+use super::row::{Row, Spares};
 use crate::engine::{Engine, EngineError, TokenBatch, checked};
 use crate::metrics::Metrics;
 use crate::telemetry::{BatchDone, Observation, Telemetry};
@@ -29,8 +29,12 @@ pub(super) struct Executor {
     pub(super) metrics: Metrics,
     pub(super) judge: Judge,
     pub(super) engines: HashMap<EngineId, Box<dyn Engine>>,
+    /// Recorded shapes of each that have been counted.
+    pub(super) recorded: HashMap<EngineId, usize>,
     /// Kept between batches, for their memory.
     pub(super) tensors: TokenBatch,
+    /// Likewise, of vectors that have been answered.
+    pub(super) spares: Arc<Spares>,
 }
 
 /// Tells the queue even if the thread dies.
@@ -99,6 +103,7 @@ impl Executor {
             metrics.padded_tokens.inc_by(padded_tokens);
             metrics.engine_seconds.inc_by(busy.as_secs_f64());
         }
+        self.count_recorded(batch.cut.engine, &lane.model, &lane.variant);
         // Copied before the vectors leave with their answers.
         let (good, known) = (vectors.iter().all(Result::is_ok), recent(&batch, &vectors));
         self.queue.finish(self.worker, &batch, Outcome { from: began, to, busy, tokens, padded_tokens, vectors });
@@ -168,11 +173,14 @@ impl Executor {
         device: &mut Option<Duration>,
     ) -> Vec<Result<Row, Arc<str>>> {
         fill(&mut self.tensors, &batch.texts[part.clone()]);
+        if let Some((engine, memory)) = self.engines.get_mut(&batch.cut.engine).zip(self.spares.take()) {
+            engine.reuse(memory);
+        }
         let result = run(&mut self.engines, batch.cut.engine, &self.tensors, |it, batch| it.run(batch));
         let told = self.engines.get(&batch.cut.engine).and_then(|it| it.device_time());
         *device = device.zip(told).map(|(sum, it)| sum + it);
         let error = match result {
-            Ok((flat, dimension)) => return Row::all(flat, dimension).map(Ok).collect(),
+            Ok((flat, dimension)) => return Row::all(flat, dimension, &self.spares).map(Ok).collect(),
             Err(error) => error,
         };
         let lost = matches!(error, EngineError::DeviceLost(_));
@@ -190,8 +198,18 @@ impl Executor {
         vectors
     }
 
+    /// Those that a probe recorded are counted with the next batch.
+    fn count_recorded(&mut self, engine: EngineId, model: &str, variant: &str) {
+        let now = self.engines.get(&engine).map_or(0, |it| it.recorded());
+        let before = self.recorded.insert(engine, now).unwrap_or_default();
+        if now > before {
+            self.metrics.lane(model, variant).cuda_graphs.inc_by((now - before) as u64);
+        }
+    }
+
     /// Freeing an engine's memory takes milliseconds that a request would wait: on a thread of its own.
     fn let_go(&mut self, id: EngineId, done: Arc<Gone>) {
+        self.recorded.remove(&id);
         let engine = self.engines.remove(&id);
         let gone = std::thread::Builder::new().name("engine-drop".into()).spawn(move || {
             drop(engine);
@@ -211,6 +229,7 @@ impl Executor {
         let result = run(&mut self.engines, engine, &batch, |it, batch| if yields { it.run_yielding(batch) } else { it.run(batch) });
         let to = Instant::now();
         let (worker, experiment) = (self.worker, String::new());
+        self.count_recorded(engine, &model, &variant);
         self.telemetry.observe(Observation::Overhead { worker, cause, model, variant, experiment, from, to });
         self.metrics.overhead(cause, to - from);
         self.queue.overhead_finished(to - from, yields);

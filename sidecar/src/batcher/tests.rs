@@ -17,6 +17,8 @@ const POISON: u32 = 666;
 struct Stub {
     go: Receiver<Result<(), String>>,
     batches: Arc<Mutex<Vec<TokenBatch>>>,
+    /// Memory that came back.
+    spare: Mutex<Option<Vec<f32>>>,
     /// A batch waits for the test.
     inside: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
@@ -25,7 +27,7 @@ struct Stub {
 
 impl Stub {
     fn new(go: Receiver<Result<(), String>>, batches: Arc<Mutex<Vec<TokenBatch>>>) -> Self {
-        Self { go, batches, inside: Arc::default(), stopped: Arc::default(), interrupted: Arc::default() }
+        Self { go, batches, spare: Mutex::default(), inside: Arc::default(), stopped: Arc::default(), interrupted: Arc::default() }
     }
 }
 
@@ -65,7 +67,12 @@ impl Stub {
         match self.wait(yields) {
             Err(cause) if cause == INTERRUPTED => Err(EngineError::Interrupted),
             Err(cause) => Err(EngineError::Run(cause)),
-            Ok(()) => Ok(batch.ids.chunks(batch.tokens).map(|it| it[0] as f32).collect()),
+            Ok(()) => {
+                let mut vectors = self.spare.lock().unwrap().take().unwrap_or_default();
+                vectors.clear();
+                vectors.extend(batch.ids.chunks(batch.tokens).map(|it| it[0] as f32));
+                Ok(vectors)
+            }
         }
     }
 }
@@ -90,6 +97,15 @@ impl Engine for Stub {
 
     fn provider(&self) -> ExecutionProvider {
         ExecutionProvider::Cpu
+    }
+
+    /// One shape more with each batch.
+    fn recorded(&self) -> usize {
+        self.batches.lock().unwrap().len()
+    }
+
+    fn reuse(&mut self, vectors: Vec<f32>) {
+        *self.spare.lock().unwrap() = Some(vectors);
     }
 
     fn stop(&self) -> Option<Stop> {
@@ -186,6 +202,17 @@ async fn texts_come_back_in_order_and_padding_is_masked() {
     assert_eq!(done.vectors, [[7.0], [8.0], [9.0]]);
     assert!(done.engine_share_ns > 0 && done.engine_share_ns <= done.engine.as_nanos() as u64);
     assert!(rig.batches.lock().unwrap().iter().all(|it| it.mask.iter().zip(&it.ids).all(|(m, id)| (*m == 1) == (*id != 0))));
+}
+
+#[tokio::test]
+async fn tensorrt_provider_test_what_an_engine_recorded_is_counted_once() {
+    let rig = Rig::start(BatcherConfig::default()).await;
+    for ran in 1..=3 {
+        let answer = rig.submit(&[&[7]]).await;
+        rig.go.send(Ok(())).unwrap();
+        answer.await.unwrap().unwrap();
+        assert_eq!(rig.metrics.lane("m", "fp32").cuda_graphs.get(), ran);
+    }
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ impl Loader {
         check_output(session.outputs(), &spec.graph.output, spec.dimension)?;
         let options = || RunOptions::new().map(Arc::new).map_err(|it| EngineError::Load(it.to_string()));
         let yielding = Yielding { options: options()?, called: Arc::default() };
-        Ok(Box::new(OnnxEngine { session, spec, options: options()?, yielding, zeros: Vec::new(), gate }))
+        Ok(Box::new(OnnxEngine { session, spec, options: options()?, yielding, zeros: Vec::new(), spare: Vec::new(), gate }))
     }
 }
 
@@ -199,6 +199,8 @@ struct OnnxEngine {
     options: Arc<RunOptions>,
     yielding: Yielding,
     zeros: Vec<i64>,
+    /// Memory for the next batch's vectors.
+    spare: Vec<f32>,
     /// Before its threads.
     gate: Gate,
 }
@@ -238,7 +240,10 @@ impl OnnxEngine {
             let expected = format!("[{}, {}]", batch.rows, self.spec.dimension);
             return Err(EngineError::Run(format!("expected an output of {expected}, found {shape:?}")));
         }
-        Ok(vectors.to_vec())
+        let mut own = std::mem::take(&mut self.spare);
+        own.clear();
+        own.extend_from_slice(vectors);
+        Ok(own)
     }
 }
 
@@ -280,6 +285,10 @@ impl Engine for OnnxEngine {
 
     fn unpark(&mut self) {
         self.gate.open();
+    }
+
+    fn reuse(&mut self, vectors: Vec<f32>) {
+        self.spare = vectors;
     }
 
     fn stop(&self) -> Option<Stop> {

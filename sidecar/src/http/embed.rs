@@ -138,7 +138,7 @@ fn respond(answer: Answer, single: bool, format: EncodingFormat) -> Response {
     let headers = headers::of(&answer);
     let loaded = answer.loaded;
     let dimension = answer.vectors.first().map_or(0, Vec::len);
-    let numbers = dimension * answer.vectors.len();
+    let bytes = format.bytes(&answer.vectors);
     let mut vectors = answer.vectors.into_iter().map(|it| Vector::new(it, format));
     let (embedding, embeddings) = if single { (vectors.next(), None) } else { (None, Some(vectors.collect())) };
     let body = EmbedResponse {
@@ -152,5 +152,5 @@ fn respond(answer: Answer, single: bool, format: EncodingFormat) -> Response {
         usage: Usage { tokens: answer.tokens, truncated: answer.truncated },
         cost: answer.cost,
     };
-    vectors::answer(headers, &body, numbers)
+    vectors::answer(headers, &body, bytes)
 }

@@ -12,8 +12,9 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 
-/// Bytes of an answer beside its vectors.
+/// Bytes of an answer beside its vectors, and of each vector beside its numbers.
 const ENVELOPE: usize = 512;
+const AROUND: usize = 64;
 /// Bytes of most numbers such as `-0.0123456789,`.
 const NUMBER: usize = 14;
 
@@ -26,6 +27,17 @@ pub(super) enum EncodingFormat {
     Float,
     /// base64 of little-endian float32.
     Base64,
+}
+
+impl EncodingFormat {
+    /// Bytes that vectors take as JSON, or a little less.
+    pub(super) fn bytes(self, vectors: &[Vec<f32>]) -> usize {
+        let of = |numbers: usize| match self {
+            Self::Float => NUMBER * numbers,
+            Self::Base64 => (size_of::<f32>() * numbers).div_ceil(3) * 4,
+        };
+        vectors.iter().map(|it| AROUND + of(it.len())).sum()
+    }
 }
 
 /// A vector on the wire.
@@ -47,10 +59,10 @@ impl Vector {
     }
 }
 
-/// An answer with `numbers` numbers in its vectors, as JSON. Its buffer is long enough from the start: one that grows by doubling copies a
-/// vector's text several times.
-pub(super) fn answer(headers: HeaderMap, body: &impl Serialize, numbers: usize) -> Response {
-    let mut json = Vec::with_capacity(ENVELOPE + NUMBER * numbers);
+/// An answer whose vectors take `bytes` ([`EncodingFormat::bytes`]), as JSON. Its buffer is long enough from the start: one that grows by
+/// doubling copies a vector's text several times.
+pub(super) fn answer(headers: HeaderMap, body: &impl Serialize, bytes: usize) -> Response {
+    let mut json = Vec::with_capacity(ENVELOPE + bytes);
     // Strings, numbers and lists of them can always be written.
     match serde_json::to_writer(&mut json, body) {
         Ok(()) => (headers, [(CONTENT_TYPE, "application/json")], json).into_response(),
@@ -87,6 +99,17 @@ mod tests {
         check(vec![3.0, 4.0], Some(2), false, &[3.0, 4.0]);
         check(vec![3.0, 4.0], None, true, &[0.6, 0.8]);
         check(vec![0.0, 0.0, 1.0], Some(2), true, &[0.0, 0.0]);
+    }
+
+    #[test]
+    fn an_answer_fits_its_buffer_and_leaves_little_of_it() {
+        let numbers: Vec<f32> = (1..=384).map(|it| -(it as f32).sqrt() / 391.0).collect();
+        let all = vec![numbers; 256];
+        for format in [EncodingFormat::Float, EncodingFormat::Base64] {
+            let written = serde_json::to_vec(&all.iter().map(|it| Vector::new(it.clone(), format)).collect::<Vec<_>>()).unwrap().len();
+            let room = ENVELOPE + format.bytes(&all);
+            assert!((written..written + written / 4).contains(&room), "{format:?}: {room} for {written}");
+        }
     }
 
     #[test]

@@ -79,6 +79,37 @@ pub(super) struct Pending {
     answer: oneshot::Sender<Answer>,
 }
 
+/// A request before it has a place: all of it that needs no lock.
+pub(super) struct Incoming {
+    pending: Pending,
+    lengths: Vec<u32>,
+    app: String,
+    deadline: Instant,
+}
+
+impl Incoming {
+    pub(super) fn new(work: Work, metrics: Arc<LaneMetrics>, answer: oneshot::Sender<Answer>, now: Instant) -> Self {
+        let Work { lane, engine, texts, deadline, app, trace, probe } = work;
+        let lengths = texts.iter().map(|it| it.len() as u32).collect();
+        let pending = Pending {
+            key: LaneKey { lane, engine },
+            rows: vec![Row::default(); texts.len()],
+            left: texts.len(),
+            texts,
+            submitted: now,
+            started: false,
+            engine: Duration::ZERO,
+            share_ns: 0,
+            own: None,
+            metrics,
+            trace,
+            probe,
+            answer,
+        };
+        Self { pending, lengths, app, deadline }
+    }
+}
+
 /// A request's place; dropping it gives the place up.
 pub(in crate::batcher) struct Ticket {
     queue: Option<Arc<Queue>>,
@@ -105,8 +136,9 @@ impl Queue {
     pub(in crate::batcher) fn push(self: &Arc<Self>, work: Work, now: Instant) -> Result<(Ticket, oneshot::Receiver<Answer>), BatchError> {
         let metrics = self.metrics.lane(&work.lane.model, &work.lane.variant);
         let (answer, answered) = oneshot::channel();
+        let incoming = Incoming::new(work, metrics, answer, now);
         let mut state = self.lock();
-        let (request, wakes) = state.enter(work, metrics, answer, now)?;
+        let (request, wakes) = state.enter(incoming, now)?;
         let interrupt = state.interrupt.take();
         drop(state);
         if let Some(interrupt) = interrupt {
@@ -154,64 +186,43 @@ impl Queue {
 
 impl State {
     /// A request comes in; whom that wakes.
-    pub(super) fn enter(
-        &mut self,
-        work: Work,
-        metrics: Arc<LaneMetrics>,
-        answer: oneshot::Sender<Answer>,
-        now: Instant,
-    ) -> Result<(u64, Wakes), BatchError> {
-        let lengths: Vec<u32> = work.texts.iter().map(|it| it.len() as u32).collect();
-        let key = LaneKey { lane: work.lane, engine: work.engine };
+    pub(super) fn enter(&mut self, incoming: Incoming, now: Instant) -> Result<(u64, Wakes), BatchError> {
+        let Incoming { pending, lengths, app, deadline } = incoming;
+        let (lane, engine, texts) = (pending.key.clone(), pending.key.engine, pending.left);
         if self.closing.is_some() {
             return Err(BatchError::Closed);
         }
-        if !self.engines.contains_key(&work.engine) {
+        if !self.engines.contains_key(&engine) {
             return Err(BatchError::Gone);
         }
-        let within = work.deadline.saturating_duration_since(now);
-        self.policy.admit(work.engine, &lengths, within).map_err(|retry_after| BatchError::QueueFull { retry_after })?;
+        let within = deadline.saturating_duration_since(now);
+        self.policy.admit(engine, &lengths, within).map_err(|retry_after| BatchError::QueueFull { retry_after })?;
         let request = self.next_request;
         self.next_request += 1;
-        let texts = work.texts.len();
-        let pending = Pending {
-            key: key.clone(),
-            rows: vec![Row::default(); texts],
-            left: texts,
-            texts: work.texts,
-            submitted: now,
-            started: false,
-            engine: Duration::ZERO,
-            share_ns: 0,
-            own: None,
-            metrics,
-            trace: work.trace,
-            probe: work.probe,
-            answer,
-        };
-        pending.metrics.queue_depth.add(pending.left as i64);
+        pending.metrics.queue_depth.add(texts as i64);
         self.pending.insert(request, pending);
-        self.policy.push(now, Ask { request, lane: key.clone(), engine: work.engine, app: work.app, lengths, deadline: work.deadline });
-        Ok((request, self.wakes(&key, texts)))
+        self.policy.push(now, Ask { request, lane: lane.clone(), engine, app, lengths, deadline });
+        Ok((request, self.wakes(&lane, texts)))
     }
 
     pub(super) fn take(&mut self, cut: Cut<LaneKey>, now: Instant) -> Batch {
         let mut texts = Vec::with_capacity(cut.items.len());
         let mut metrics: Option<Arc<LaneMetrics>> = None;
         let (mut links, mut probe) = (BTreeMap::new(), None);
-        for item in &cut.items {
-            let Some(pending) = self.pending.get_mut(&item.request) else {
-                texts.push(Vec::new());
+        for items in cut.items.chunk_by(|a, b| a.request == b.request) {
+            let request = items[0].request;
+            let Some(pending) = self.pending.get_mut(&request) else {
+                texts.extend(items.iter().map(|_| Vec::new()));
                 continue;
             };
             if !pending.started {
                 pending.started = true;
                 pending.metrics.batch_wait.observe(now.saturating_duration_since(pending.submitted).as_secs_f64());
             }
-            texts.push(std::mem::take(&mut pending.texts[item.text]));
+            texts.extend(items.iter().map(|it| std::mem::take(&mut pending.texts[it.text])));
             probe.clone_from(&pending.probe);
             if let Some(link) = &pending.trace {
-                links.entry(item.request).or_insert_with(|| link.clone());
+                links.entry(request).or_insert_with(|| link.clone());
             }
             metrics.get_or_insert_with(|| pending.metrics.clone());
         }
@@ -229,15 +240,18 @@ impl State {
     }
 
     fn deliver(&mut self, batch: &Batch, vectors: Vec<Result<Row, Arc<str>>>, (took, own_ns): (Duration, u64), tokens: u64) {
-        let mut requests = Vec::new();
-        for (item, vector) in batch.cut.items.iter().zip(vectors) {
-            let (Some(pending), Ok(vector)) = (self.pending.get_mut(&item.request), vector) else { continue };
-            pending.rows[item.text] = vector;
-            pending.left -= 1;
-            if pending.own.is_none() {
-                requests.push(item.request);
+        let (mut requests, mut vectors) = (Vec::new(), vectors.into_iter());
+        for items in batch.cut.items.chunk_by(|a, b| a.request == b.request) {
+            let (request, mut pending) = (items[0].request, self.pending.get_mut(&items[0].request));
+            for (item, vector) in items.iter().zip(vectors.by_ref()) {
+                let (Some(pending), Ok(vector)) = (pending.as_deref_mut(), vector) else { continue };
+                pending.rows[item.text] = vector;
+                pending.left -= 1;
+                if pending.own.is_none() {
+                    requests.push(request);
+                }
+                *pending.own.get_or_insert_default() += u64::from(item.tokens);
             }
-            *pending.own.get_or_insert_default() += u64::from(item.tokens);
         }
         let now = Instant::now();
         for request in requests {

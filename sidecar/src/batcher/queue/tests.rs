@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use akidb_domain::vocabulary::{Arm, ExecutionProvider, Precision};
 
+use super::requests::Incoming;
 use super::steps::Wakes;
 use super::*;
 use crate::batcher::Work;
@@ -66,7 +67,8 @@ fn work(engine: EngineId, lane: &str, texts: usize) -> Work {
 /// Takes a request in as [`Queue::push`] does, while the caller has the lock: whoever was woken cannot look meanwhile.
 fn enter(queue: &Queue, state: &mut State, work: Work) -> Wakes {
     let metrics = queue.metrics.lane(&work.lane.model, &work.lane.variant);
-    state.enter(work, metrics, oneshot::channel().0, Instant::now()).unwrap().1
+    let now = Instant::now();
+    state.enter(Incoming::new(work, metrics, oneshot::channel().0, now), now).unwrap().1
 }
 
 /// Workers that tell of one step each; returns when all sleep.

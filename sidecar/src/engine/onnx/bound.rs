@@ -42,6 +42,8 @@ struct Bound {
     /// Ids, then mask.
     inputs: Pinned,
     vectors: Pinned,
+    /// Memory for the next batch's vectors.
+    spare: Vec<f32>,
     device_time: Duration,
     /// What each shape took last.
     took: HashMap<Shape, Duration>,
@@ -67,7 +69,9 @@ impl Engine for Bound {
         }
         self.device_time = Duration::ZERO;
         let parts = self.grid.place(batch.rows, batch.tokens).map_err(|it| EngineError::Run(it.to_string()))?;
-        let mut vectors = Vec::with_capacity(batch.rows * self.spec.dimension);
+        let mut vectors = std::mem::take(&mut self.spare);
+        vectors.clear();
+        vectors.reserve(batch.rows * self.spec.dimension);
         for part in &parts {
             self.run_part(batch, part, &mut vectors).map_err(fault::of_batch)?;
         }
@@ -92,6 +96,10 @@ impl Engine for Bound {
 
     fn recorded(&self) -> usize {
         self.graphs.count()
+    }
+
+    fn reuse(&mut self, vectors: Vec<f32>) {
+        self.spare = vectors;
     }
 
     fn device_time(&self) -> Option<Duration> {

@@ -104,10 +104,10 @@ pub(crate) async fn embeddings(
 
 fn respond(answer: Answer, format: EncodingFormat) -> Response {
     let headers = headers::of(&answer);
-    let numbers = answer.vectors.iter().map(Vec::len).sum();
+    let bytes = format.bytes(&answer.vectors);
     let vectors = answer.vectors.into_iter().map(|it| Vector::new(it, format));
     let data = vectors.enumerate().map(|(index, vector)| Embedding { object: "embedding", index, vector }).collect();
     let usage = EmbeddingsUsage { prompt_tokens: answer.tokens, total_tokens: answer.tokens };
     let body = EmbeddingsResponse { object: "list", data, model: answer.loaded.model.clone(), usage };
-    vectors::answer(headers, &body, numbers)
+    vectors::answer(headers, &body, bytes)
 }

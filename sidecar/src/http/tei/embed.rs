@@ -14,7 +14,8 @@ use crate::http::body::JsonBody;
 use crate::http::caller::Caller;
 use crate::http::error::ApiError;
 use crate::http::question::{Inputs, Question};
-use crate::http::{AppState, headers, pipeline, vectors};
+use crate::http::vectors::{self, EncodingFormat};
+use crate::http::{AppState, headers, pipeline};
 
 /// TEI's request.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -65,8 +66,8 @@ pub(crate) async fn embed(
     let (caller, JsonBody(body)) = (caller?, body?);
     let question = question(body, &caller, &state).inspect_err(|error| state.metrics.error_without_variant(error.code()))?;
     let answer = pipeline::embed(&state, question, caller).await?;
-    let numbers = answer.vectors.iter().map(Vec::len).sum();
-    Ok(vectors::answer(headers::of(&answer), &answer.vectors, numbers))
+    let bytes = EncodingFormat::Float.bytes(&answer.vectors);
+    Ok(vectors::answer(headers::of(&answer), &answer.vectors, bytes))
 }
 
 /// As `/embed`.

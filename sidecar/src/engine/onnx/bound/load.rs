@@ -78,9 +78,9 @@ impl Bound {
         let mut options = RunOptions::new().map_err(|it| EngineError::Load(it.to_string()))?;
         // The stream's own wait is enough; it comes after the copy back.
         options.disable_device_sync().map_err(|it| EngineError::Load(it.to_string()))?;
-        let (graphs, others, device_time) = (Graphs::of(spec, grid), Vec::new(), Duration::ZERO);
+        let (graphs, others, spare, device_time) = (Graphs::of(spec, grid), Vec::new(), Vec::new(), Duration::ZERO);
         let (grid, spec) = (grid.clone(), spec.clone());
-        Ok(Self { planes, graphs, others, grid, spec, options, inputs, vectors, device_time, took: HashMap::new(), gpu, stream })
+        Ok(Self { planes, graphs, others, grid, spec, options, inputs, vectors, spare, device_time, took: HashMap::new(), gpu, stream })
     }
 
     /// Runs one text in a session that tells what ran where: a graph that CUDA has no kernels for would be the CPU's, without a word.
