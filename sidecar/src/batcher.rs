@@ -184,9 +184,8 @@ impl Batcher {
         let judge = Judge::start(telemetry.clone(), metrics.clone())?;
         let start = |worker: usize| {
             let (queue, telemetry, metrics, judge) = (queue.clone(), telemetry.clone(), metrics.clone(), judge.clone());
-            let (engines, recorded) = (HashMap::new(), HashMap::new());
-            let (tensors, spares) = (TokenBatch::default(), Arc::default());
-            let executor = Executor { worker, queue, telemetry, metrics, judge, engines, recorded, tensors, spares };
+            let (engines, tensors, spares) = (HashMap::new(), TokenBatch::default(), Arc::default());
+            let executor = Executor { worker, queue, telemetry, metrics, judge, engines, tensors, spares };
             std::thread::Builder::new().name(format!("executor-{worker}")).spawn(move || executor.run())
         };
         let threads = (0..workers).map(start).collect::<std::io::Result<_>>()?;

@@ -88,6 +88,11 @@ pub trait Engine: Send {
         Vec::new()
     }
 
+    /// Does what can wait until a batch has been answered; whether there was anything.
+    fn settle(&mut self) -> bool {
+        false
+    }
+
     /// Shapes that were recorded, to be put on the device by one call.
     fn recorded(&self) -> usize {
         0
@@ -140,6 +145,11 @@ pub fn checked(
         return Err(EngineError::Run("a vector holds a number that is not finite".into()));
     }
     Ok(vectors)
+}
+
+/// [`Engine::settle`]; a panic did nothing.
+pub fn settled(engine: &mut dyn Engine) -> bool {
+    catch_unwind(AssertUnwindSafe(|| engine.settle())).unwrap_or_default()
 }
 
 /// What to load.

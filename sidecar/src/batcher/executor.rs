@@ -11,13 +11,15 @@ use super::EngineId;
 use super::probes::{Candidate, Judge, Known, Ran, Run, sample};
 use super::queue::{Batch, Gone, Outcome, Overhead, Queue, Step};
 use super::row::{Row, Spares};
-use crate::engine::{Engine, EngineError, TokenBatch, checked};
+use crate::engine::{Engine, EngineError, TokenBatch, checked, settled};
 use crate::metrics::Metrics;
 use crate::telemetry::{BatchDone, Observation, Telemetry};
 use crate::traces::{self, BatchFacts};
 
 /// Failed parts of a batch that are halved and tried again: two bad texts of 64 are found.
 const RETRIES: usize = 12;
+/// The cause of the overhead of shapes that are recorded.
+const RECORDING: &str = "recording";
 /// Padding; masked, so any id would do.
 const PAD: i64 = 0;
 
@@ -29,8 +31,6 @@ pub(super) struct Executor {
     pub(super) metrics: Metrics,
     pub(super) judge: Judge,
     pub(super) engines: HashMap<EngineId, Box<dyn Engine>>,
-    /// Recorded shapes of each that have been counted.
-    pub(super) recorded: HashMap<EngineId, usize>,
     /// Kept between batches, for their memory.
     pub(super) tensors: TokenBatch,
     /// Likewise, of vectors that have been answered.
@@ -103,10 +103,10 @@ impl Executor {
             metrics.padded_tokens.inc_by(padded_tokens);
             metrics.engine_seconds.inc_by(busy.as_secs_f64());
         }
-        self.count_recorded(batch.cut.engine, &lane.model, &lane.variant);
         // Copied before the vectors leave with their answers.
         let (good, known) = (vectors.iter().all(Result::is_ok), recent(&batch, &vectors));
         self.queue.finish(self.worker, &batch, Outcome { from: began, to, busy, tokens, padded_tokens, vectors });
+        self.settle(batch.cut.engine, &batch.cut.lane.lane.model, &batch.cut.lane.lane.variant);
         if good {
             self.offer(batch, known);
         }
@@ -198,18 +198,23 @@ impl Executor {
         vectors
     }
 
-    /// Those that a probe recorded are counted with the next batch.
-    fn count_recorded(&mut self, engine: EngineId, model: &str, variant: &str) {
-        let now = self.engines.get(&engine).map_or(0, |it| it.recorded());
-        let before = self.recorded.insert(engine, now).unwrap_or_default();
-        if now > before {
-            self.metrics.lane(model, variant).cuda_graphs.inc_by((now - before) as u64);
+    /// What an engine left for after the answers.
+    fn settle(&mut self, id: EngineId, model: &str, variant: &str) {
+        let Some(engine) = self.engines.get_mut(&id) else { return };
+        let (before, from) = (engine.recorded(), Instant::now());
+        if !settled(&mut **engine) {
+            return;
         }
+        let (recorded, to) = (engine.recorded().saturating_sub(before), Instant::now());
+        self.metrics.lane(model, variant).cuda_graphs.inc_by(recorded as u64);
+        self.metrics.overhead(RECORDING, to - from);
+        let (worker, experiment) = (self.worker, String::new());
+        let (model, variant) = (model.to_owned(), variant.to_owned());
+        self.telemetry.observe(Observation::Overhead { worker, cause: RECORDING, model, variant, experiment, from, to });
     }
 
     /// Freeing an engine's memory takes milliseconds that a request would wait: on a thread of its own.
     fn let_go(&mut self, id: EngineId, done: Arc<Gone>) {
-        self.recorded.remove(&id);
         let engine = self.engines.remove(&id);
         let gone = std::thread::Builder::new().name("engine-drop".into()).spawn(move || {
             drop(engine);
@@ -229,12 +234,13 @@ impl Executor {
         let result = run(&mut self.engines, engine, &batch, |it, batch| if yields { it.run_yielding(batch) } else { it.run(batch) });
         let to = Instant::now();
         let (worker, experiment) = (self.worker, String::new());
-        self.count_recorded(engine, &model, &variant);
-        self.telemetry.observe(Observation::Overhead { worker, cause, model, variant, experiment, from, to });
+        let (its_model, its_variant) = (model.clone(), variant.clone());
+        self.telemetry.observe(Observation::Overhead { worker, cause, model: its_model, variant: its_variant, experiment, from, to });
         self.metrics.overhead(cause, to - from);
         self.queue.overhead_finished(to - from, yields);
         // Who asked may have left.
         drop(done.send(result.map(|it| (it.0, to - from))));
+        self.settle(engine, &model, &variant);
     }
 }
 

@@ -13,12 +13,18 @@ use crate::engine::Stop;
 /// An id that the engine cannot stand.
 const POISON: u32 = 666;
 
+/// An id of a text whose shape the engine records.
+const RECORDED: u32 = 777;
+
 /// Answers each text with its first id, when the test lets it.
 struct Stub {
     go: Receiver<Result<(), String>>,
     batches: Arc<Mutex<Vec<TokenBatch>>>,
     /// Memory that came back.
     spare: Mutex<Option<Vec<f32>>>,
+    /// A shape is to be recorded, and how many were.
+    due: AtomicBool,
+    shapes: usize,
     /// A batch waits for the test.
     inside: Arc<AtomicBool>,
     stopped: Arc<AtomicBool>,
@@ -27,7 +33,16 @@ struct Stub {
 
 impl Stub {
     fn new(go: Receiver<Result<(), String>>, batches: Arc<Mutex<Vec<TokenBatch>>>) -> Self {
-        Self { go, batches, spare: Mutex::default(), inside: Arc::default(), stopped: Arc::default(), interrupted: Arc::default() }
+        Self {
+            go,
+            batches,
+            spare: Mutex::default(),
+            due: AtomicBool::default(),
+            shapes: 0,
+            inside: Arc::default(),
+            stopped: Arc::default(),
+            interrupted: Arc::default(),
+        }
     }
 }
 
@@ -71,6 +86,7 @@ impl Stub {
                 let mut vectors = self.spare.lock().unwrap().take().unwrap_or_default();
                 vectors.clear();
                 vectors.extend(batch.ids.chunks(batch.tokens).map(|it| it[0] as f32));
+                self.due.store(batch.ids.contains(&i64::from(RECORDED)), Ordering::SeqCst);
                 Ok(vectors)
             }
         }
@@ -99,9 +115,14 @@ impl Engine for Stub {
         ExecutionProvider::Cpu
     }
 
-    /// One shape more with each batch.
+    fn settle(&mut self) -> bool {
+        let due = self.due.swap(false, Ordering::SeqCst);
+        self.shapes += usize::from(due);
+        due
+    }
+
     fn recorded(&self) -> usize {
-        self.batches.lock().unwrap().len()
+        self.shapes
     }
 
     fn reuse(&mut self, vectors: Vec<f32>) {
@@ -205,14 +226,27 @@ async fn texts_come_back_in_order_and_padding_is_masked() {
 }
 
 #[tokio::test]
-async fn tensorrt_provider_test_what_an_engine_recorded_is_counted_once() {
-    let rig = Rig::start(BatcherConfig::default()).await;
-    for ran in 1..=3 {
-        let answer = rig.submit(&[&[7]]).await;
+async fn tensorrt_provider_test_a_shape_is_recorded_after_the_answer_and_counted() {
+    let mut rig = Rig::start(BatcherConfig::default()).await;
+    for id in [7, RECORDED, 8, RECORDED] {
+        let answer = rig.submit(&[&[id]]).await;
         rig.go.send(Ok(())).unwrap();
-        answer.await.unwrap().unwrap();
-        assert_eq!(rig.metrics.lane("m", "fp32").cuda_graphs.get(), ran);
+        assert_eq!(answer.await.unwrap().unwrap().vectors, [[id as f32]]);
     }
+    let metrics = rig.metrics.clone();
+    until(|| metrics.lane("m", "fp32").cuda_graphs.get() == 2).await;
+    let batch = TokenBatch { rows: 1, tokens: 1, ids: vec![i64::from(RECORDED)], mask: vec![1] };
+    rig.go.send(Ok(())).unwrap();
+    rig.batcher.run_overhead(rig.engine, batch, "warmup", "m", "fp32").await.unwrap();
+    until(|| metrics.lane("m", "fp32").cuda_graphs.get() == 3).await;
+    let mut causes = Vec::new();
+    while causes.len() < 4 {
+        if let crate::telemetry::Observation::Overhead { cause, from, to, .. } = rig.observations.recv().await.unwrap() {
+            assert!(from <= to);
+            causes.push(cause);
+        }
+    }
+    assert_eq!(causes, ["recording", "recording", "warmup", "recording"]);
 }
 
 #[tokio::test]

@@ -44,6 +44,8 @@ struct Bound {
     vectors: Pinned,
     /// Memory for the next batch's vectors.
     spare: Vec<f32>,
+    /// What ran last and is to be recorded once it has been answered.
+    due: Option<Part>,
     device_time: Duration,
     /// What each shape took last.
     took: HashMap<Shape, Duration>,
@@ -92,6 +94,12 @@ impl Engine for Bound {
 
     fn contexts(&mut self) -> Vec<Box<dyn Engine>> {
         std::mem::take(&mut self.others)
+    }
+
+    fn settle(&mut self) -> bool {
+        let Some(part) = self.due.take() else { return false };
+        self.record(&part);
+        true
     }
 
     fn recorded(&self) -> usize {

@@ -98,6 +98,7 @@ fn serves(output: &Path, manifest: &Manifest, reference: &Reference) {
                     for (ids, want) in texts.iter().zip(&reference.vectors) {
                         assert!(cosine(&engine.run(&batch(std::slice::from_ref(ids))).unwrap(), want) > 0.999);
                         assert!(engine.device_time().is_some_and(|it| !it.is_zero()));
+                        engine.settle();
                     }
                     for some in texts.chunks(3) {
                         let got = engine.run(&batch(some)).unwrap();
@@ -105,6 +106,7 @@ fn serves(output: &Path, manifest: &Manifest, reference: &Reference) {
                             let at = texts.iter().position(|it| it == ids).unwrap();
                             assert!(cosine(vector, &reference.vectors[at]) > 0.999, "text {at} among three");
                         }
+                        engine.settle();
                     }
                 }
                 assert!(engine.recorded() > 1, "1x16, and what ran often: {}", engine.recorded());

@@ -1,7 +1,8 @@
 //! Shapes that run as CUDA graphs: one call of the driver instead of one for each kernel.
 //!
 //! Enters: parts of batches, and how often their shapes run. Leaves: a part's run, replayed where its shape was recorded. Never: a replay
-//! that was not seen to give what a run gives.
+//! that was not seen to give what a run gives; a request that waits for its shape to be recorded; more than a small part of a context's time
+//! for that.
 //!
 //! An engine of ninety kernels keeps a small batch waiting for the host more than for the GPU, and two contexts that launch kernel by kernel
 //! wait for each other in the driver besides. All of a part is recorded: ids and mask to the device, the engine, vectors back; their addresses
@@ -11,7 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::RwLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use akidb_domain::profile::Shape;
 use akidb_domain::reference::cosine;
@@ -26,6 +27,8 @@ use crate::engine::{EngineSpec, TokenBatch};
 const OFTEN: u32 = 16;
 /// A run that takes longer hides the launches of its kernels.
 const LONG: Duration = Duration::from_millis(5);
+/// Of a context's time, one part in so many is for recording shapes that are not named.
+const SHARE: u32 = 50;
 /// A replay gives the vectors of the run.
 const SAME: f64 = 0.9999;
 
@@ -40,8 +43,12 @@ pub(super) struct Graphs {
     runs: HashMap<Shape, u32>,
     /// Recorded at their first runs.
     named: HashSet<Shape>,
+    /// Not to be tried again.
+    refused: HashSet<Shape>,
     /// Most shapes besides that are recorded because they run often.
     limit: usize,
+    /// When the next of those may be.
+    next: Option<Instant>,
     /// Profiles whose largest shape was the other one in between.
     tried: HashSet<usize>,
 }
@@ -80,7 +87,10 @@ impl Graphs {
     }
 
     /// Whether a shape that has just run is to be recorded now.
-    fn wants(&mut self, shape: Shape, took: Duration) -> bool {
+    fn wants(&mut self, shape: Shape, took: Duration, now: Instant) -> bool {
+        if self.refused.contains(&shape) {
+            return false;
+        }
         if self.named.contains(&shape) {
             return true;
         }
@@ -89,21 +99,24 @@ impl Graphs {
         }
         let runs = self.runs.entry(shape).or_default();
         *runs = runs.saturating_add(1);
-        *runs == OFTEN && self.by_shape.keys().filter(|it| !self.named.contains(it)).count() < self.limit
+        let (often, its_turn) = (*runs >= OFTEN, self.next.is_none_or(|it| now >= it));
+        often && its_turn && self.by_shape.keys().filter(|it| !self.named.contains(it)).count() < self.limit
     }
 
-    fn take(&mut self, shape: Shape, recorded: Result<Graph, Unrecorded>) {
+    /// What became of a shape, from `began` to `now`.
+    fn take(&mut self, shape: Shape, recorded: Result<Graph, Unrecorded>, began: Instant, now: Instant) {
+        if !self.named.contains(&shape) {
+            self.next = Some(now + now.saturating_duration_since(began) * (SHARE - 1));
+        }
         match recorded {
             Ok(graph) => {
                 tracing::debug!(%shape, "runs as a CUDA graph");
                 self.by_shape.insert(shape, graph);
             }
-            Err(Unrecorded::Later) => {
-                self.runs.entry(shape).and_modify(|it| *it = OFTEN - 1);
-            }
+            Err(Unrecorded::Later) => {}
             Err(Unrecorded::Refused(error)) => {
                 tracing::warn!(%shape, error, "a shape goes on without a CUDA graph");
-                self.named.remove(&shape);
+                self.refused.insert(shape);
             }
             Err(Unrecorded::Differs) => {
                 tracing::warn!(%shape, "a CUDA graph gave other vectors than the run; this context goes on without any");
@@ -116,6 +129,7 @@ impl Graphs {
 impl Bound {
     /// Runs a part, as a graph where there is one.
     pub(super) fn run_part(&mut self, batch: &TokenBatch, part: &Part, vectors: &mut Vec<f32>) -> Result<(), String> {
+        self.due = None;
         if let Some(graph) = self.graphs.by_shape.get(&part.shape) {
             part.fill(self.inputs.integers(part.integers()), batch);
             let took = self.launch(graph, part.shape)?;
@@ -124,11 +138,17 @@ impl Bound {
         }
         let took = self.run_kernels(batch, part)?;
         self.done(part, took, vectors);
-        if self.graphs.wants(part.shape, took) {
-            let recorded = self.record(batch, part);
-            self.graphs.take(part.shape, recorded);
+        if self.graphs.wants(part.shape, took, Instant::now()) {
+            self.due = Some(part.clone());
         }
         Ok(())
+    }
+
+    /// Records a part that ran last, and whose ids and vectors are still in pinned memory.
+    pub(super) fn record(&mut self, part: &Part) {
+        let began = Instant::now();
+        let recorded = self.try_record(part);
+        self.graphs.take(part.shape, recorded, began, Instant::now());
     }
 
     fn launch(&self, graph: &Graph, shape: Shape) -> Result<Duration, String> {
@@ -137,9 +157,8 @@ impl Bound {
         self.stream.wait(self.expected(shape))
     }
 
-    /// Records a part that has just run, and whose ids and vectors are still in pinned memory.
-    fn record(&mut self, batch: &TokenBatch, part: &Part) -> Result<Graph, Unrecorded> {
-        let run = self.given(part);
+    fn try_record(&mut self, part: &Part) -> Result<Graph, Unrecorded> {
+        let (ran, run) = (self.inputs.integers(part.integers()).to_vec(), self.given(part));
         let stream = self.stream.clone();
         let graph = {
             let Ok(_alone) = CAPTURE.try_write() else { return Err(Unrecorded::Later) };
@@ -150,7 +169,7 @@ impl Bound {
         let other = if largest { self.grid.largest(part) } else { self.grid.another(part) };
         let before = self.run_other(other.as_ref())?;
         self.blank(part)?;
-        part.fill(self.inputs.integers(part.integers()), batch);
+        self.inputs.integers(part.integers()).copy_from_slice(&ran);
         self.launch(&graph, part.shape)?;
         let replayed = self.given(part);
         let after = self.run_other(other.as_ref())?;
@@ -205,8 +224,8 @@ mod tests {
 
     /// After how many runs a shape is recorded, of 100.
     fn check(graphs: &mut Graphs, shape: &str, took: Duration, expected: Option<u32>) {
-        let shape = shape.parse().unwrap();
-        assert_eq!((1..=100).find(|_| graphs.wants(shape, took)), expected, "{shape}");
+        let (shape, now) = (shape.parse().unwrap(), Instant::now());
+        assert_eq!((1..=100).find(|_| graphs.wants(shape, took, now)), expected, "{shape}");
     }
 
     #[test]
@@ -228,18 +247,33 @@ mod tests {
     fn tensorrt_provider_test_what_could_not_be_recorded_is_tried_again_or_left() {
         let short = Duration::from_micros(300);
         let mut some = graphs(ExecutionProvider::TensorRt, &["1x16"], 8);
-        let shape = "8x32".parse().unwrap();
+        let now = Instant::now();
+        let became = |some: &mut Graphs, shape: &str, why| some.take(shape.parse().unwrap(), Err(why), now, now);
         check(&mut some, "8x32", short, Some(OFTEN));
-        some.take(shape, Err(Unrecorded::Later));
+        became(&mut some, "8x32", Unrecorded::Later);
         check(&mut some, "8x32", short, Some(1));
-        some.take(shape, Err(Unrecorded::Refused("no memory".into())));
+        became(&mut some, "8x32", Unrecorded::Refused("no memory".into()));
         check(&mut some, "8x32", short, None);
         check(&mut some, "1x16", short, Some(1));
-        some.take("1x16".parse().unwrap(), Err(Unrecorded::Later));
+        became(&mut some, "1x16", Unrecorded::Later);
         check(&mut some, "1x16", short, Some(1));
-        some.take("1x16".parse().unwrap(), Err(Unrecorded::Refused("no memory".into())));
-        check(&mut some, "1x16", short, Some(OFTEN));
-        some.take("16x32".parse().unwrap(), Err(Unrecorded::Differs));
+        became(&mut some, "1x16", Unrecorded::Refused("no memory".into()));
+        check(&mut some, "1x16", short, None);
+        became(&mut some, "16x32", Unrecorded::Differs);
         check(&mut some, "1x32", short, None);
+    }
+
+    #[test]
+    fn tensorrt_provider_test_recording_takes_a_small_part_of_the_time() {
+        let short = Duration::from_micros(300);
+        let mut some = graphs(ExecutionProvider::TensorRt, &["1x16"], 8);
+        let (began, took) = (Instant::now(), Duration::from_millis(2));
+        let (now, next) = (began + took, began + took * SHARE);
+        let wants = |some: &mut Graphs, shape: &str, at| (0..100).any(|_| some.wants(shape.parse().unwrap(), short, at));
+        some.take("8x32".parse().unwrap(), Err(Unrecorded::Later), began, now);
+        assert!(!wants(&mut some, "16x32", now) && wants(&mut some, "16x32", next));
+        assert!(wants(&mut some, "1x16", now), "a named one need not wait");
+        some.take("1x16".parse().unwrap(), Err(Unrecorded::Later), began, next);
+        assert!(wants(&mut some, "16x32", next), "nor does one wait for it");
     }
 }

@@ -80,7 +80,22 @@ impl Bound {
         options.disable_device_sync().map_err(|it| EngineError::Load(it.to_string()))?;
         let (graphs, others, spare, device_time) = (Graphs::of(spec, grid), Vec::new(), Vec::new(), Duration::ZERO);
         let (grid, spec) = (grid.clone(), spec.clone());
-        Ok(Self { planes, graphs, others, grid, spec, options, inputs, vectors, spare, device_time, took: HashMap::new(), gpu, stream })
+        Ok(Self {
+            planes,
+            graphs,
+            others,
+            grid,
+            spec,
+            options,
+            inputs,
+            vectors,
+            spare,
+            due: None,
+            device_time,
+            took: HashMap::new(),
+            gpu,
+            stream,
+        })
     }
 
     /// Runs one text in a session that tells what ran where: a graph that CUDA has no kernels for would be the CPU's, without a word.
