@@ -144,7 +144,9 @@ def rate(stage: Stage, served: Lineup, base: Lineup) -> None:
         with serving(stage, f"rate{turn}", side, cores=server_on) as (running, own):
             more = ["--clients", "16" if stage.rehearse else "1024", "--rate", f"{wanted:.0f}"]
             part = "rate" if turn < 2 else "rate again"
-            point(stage, running, part, own, more, clients_on=clients_on, rate=round(wanted), batch=1)
+            # Shapes are recorded in the first seconds: what is measured is what comes after.
+            facts = {"rate": round(wanted), "batch": 1}
+            point(stage, running, part, own, more, clients_on=clients_on, settled=True, **facts)
 
 
 def cost(stage: Stage, served: Lineup, base: Lineup) -> None:

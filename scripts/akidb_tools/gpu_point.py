@@ -35,18 +35,15 @@ def point(
     *,
     clients_on: Sequence[int] | None = None,
     devices: Sequence[int] = (0,),
+    settled: bool = False,
     **facts: object,
 ) -> dict:
-    """One run of the load test; its entry is kept."""
+    """One run of the load test; its entry is kept. `settled`: after one more that is not."""
     seconds = 1.0 if stage.rehearse else stage.options["load_seconds"]
     batch = int(facts.get("batch", 1))
-    samplers = [Sampler(device) for device in devices]
-    before = totals(running.metrics())
-    with contextlib.ExitStack() as beside:
-        spent = beside.enter_context(Spent(running.process.running.pid))
-        for sampler in samplers:
-            beside.enter_context(sampler)
-        report = loadtest(
+
+    def run() -> dict:
+        return loadtest(
             Path(stage.options["loadtest"]),
             running,
             seconds=seconds,
@@ -54,6 +51,16 @@ def point(
             more=["--distinct", str(16 if stage.rehearse else max(64, DISTINCT // batch)), *more],
             cores=clients_on,
         )
+
+    if settled:
+        run()
+    samplers = [Sampler(device) for device in devices]
+    before = totals(running.metrics())
+    with contextlib.ExitStack() as beside:
+        spent = beside.enter_context(Spent(running.process.running.pid))
+        for sampler in samplers:
+            beside.enter_context(sampler)
+        report = run()
     gpus = [sampler.means(max(0.3, seconds - SETTLE)) for sampler in samplers]
     latency, service = report["latency_ms"] or {}, report["service_ms"] or {}
     entry = {
@@ -128,6 +135,7 @@ def growth(before: dict[str, float], after: dict[str, float], texts_per_second: 
         "engine_ms_a_batch": round(1e3 * engine / batches, 3),
         "engine_texts_per_second": round(texts / engine) if engine else None,
         "engine_share": round(texts_per_second * engine / texts, 3),
+        "cuda_graphs_recorded": round(grew("akidb_engine_cuda_graphs_total")),
         # Of windows that were cut meanwhile: beside the watts of `gpu` it tells whether the ledger's energy is right.
         "energy_joules": round(grew("akidb_engine_energy_joules_total"), 1),
         "lost_observations": round(grew("akidb_telemetry_lost_observations_total")),
