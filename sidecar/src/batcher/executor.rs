@@ -152,6 +152,8 @@ impl Executor {
                 tracing::warn!(experiment = lane.experiment, %error, "a probe failed");
             }
         }
+        // Else a canary of few requests would be timed kernel by kernel at shapes that the baseline has recorded.
+        self.settle(pair.canary, &lane.model, &pair.canary_variant);
     }
 
     fn timed(&mut self, engine: EngineId) -> Result<Run, EngineError> {

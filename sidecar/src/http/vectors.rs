@@ -50,12 +50,12 @@ pub(super) enum Vector {
     /// Numbers.
     Float(Vec<f32>),
     /// base64 of little-endian float32.
-    Base64(#[schema(inline)] Bytes),
+    #[schema(value_type = String)]
+    Base64(Bytes),
 }
 
 /// Bytes that [`answer`] writes as base64.
-#[derive(Debug, ToSchema)]
-#[schema(value_type = String)]
+#[derive(Debug)]
 pub(super) struct Bytes(Vec<u8>);
 
 impl Serialize for Bytes {

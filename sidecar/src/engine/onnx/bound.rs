@@ -44,7 +44,8 @@ struct Bound {
     vectors: Pinned,
     /// Memory for the next batch's vectors.
     spare: Vec<f32>,
-    /// What ran last and is to be recorded once it has been answered.
+    /// What ran last and is to be recorded once it has been answered: of a batch in several parts only the last, as the ids and vectors of
+    /// the others are not in pinned memory any more.
     due: Option<Part>,
     device_time: Duration,
     /// What each shape took last.
@@ -98,8 +99,7 @@ impl Engine for Bound {
 
     fn settle(&mut self) -> bool {
         let Some(part) = self.due.take() else { return false };
-        self.record(&part);
-        true
+        self.record(&part)
     }
 
     fn recorded(&self) -> usize {

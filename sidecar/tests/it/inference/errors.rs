@@ -117,6 +117,9 @@ fn the_document_is_the_server() {
             assert!(methods[method]["responses"].get("200").is_some(), "{method} {path}");
         }
     }
+    let vector: Vec<_> =
+        document["components"]["schemas"]["Vector"]["oneOf"].as_array().expect("two kinds").iter().map(|it| it["type"].clone()).collect();
+    assert_eq!(vector, ["array", "string"]);
     let fields = &document["components"]["schemas"]["EmbedResponse"]["properties"];
     let answer = embed(rig, &json!({ "text": "hello" })).body;
     for field in answer.as_object().expect("an object").keys() {

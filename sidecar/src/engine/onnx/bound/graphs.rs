@@ -2,7 +2,7 @@
 //!
 //! Enters: parts of batches, and how often their shapes run. Leaves: a part's run, replayed where its shape was recorded. Never: a replay
 //! that was not seen to give what a run gives; a request that waits for its shape to be recorded; more than a small part of a context's time
-//! for that.
+//! for shapes that nobody named.
 //!
 //! An engine of ninety kernels keeps a small batch waiting for the host more than for the GPU, and two contexts that launch kernel by kernel
 //! wait for each other in the driver besides. All of a part is recorded: ids and mask to the device, the engine, vectors back; their addresses
@@ -105,7 +105,7 @@ impl Graphs {
 
     /// What became of a shape, from `began` to `now`.
     fn take(&mut self, shape: Shape, recorded: Result<Graph, Unrecorded>, began: Instant, now: Instant) {
-        if !self.named.contains(&shape) {
+        if !self.named.contains(&shape) && !matches!(recorded, Err(Unrecorded::Later)) {
             self.next = Some(now + now.saturating_duration_since(began) * (SHARE - 1));
         }
         match recorded {
@@ -144,11 +144,13 @@ impl Bound {
         Ok(())
     }
 
-    /// Records a part that ran last, and whose ids and vectors are still in pinned memory.
-    pub(super) fn record(&mut self, part: &Part) {
+    /// Records a part that ran last, and whose ids and vectors are still in pinned memory; whether that could be tried.
+    pub(super) fn record(&mut self, part: &Part) -> bool {
         let began = Instant::now();
         let recorded = self.try_record(part);
+        let tried = !matches!(recorded, Err(Unrecorded::Later));
         self.graphs.take(part.shape, recorded, began, Instant::now());
+        tried
     }
 
     fn launch(&self, graph: &Graph, shape: Shape) -> Result<Duration, String> {
@@ -158,12 +160,12 @@ impl Bound {
     }
 
     fn try_record(&mut self, part: &Part) -> Result<Graph, Unrecorded> {
-        let (ran, run) = (self.inputs.integers(part.integers()).to_vec(), self.given(part));
         let stream = self.stream.clone();
         let graph = {
             let Ok(_alone) = CAPTURE.try_write() else { return Err(Unrecorded::Later) };
             stream.capture(|| self.enqueue(part.profile, part.shape, part.shape.rows))?
         };
+        let (ran, run) = (self.inputs.integers(part.integers()).to_vec(), self.given(part));
         // The largest shape takes the longest, so it is the other one once.
         let largest = !self.graphs.tried.contains(&part.profile);
         let other = if largest { self.grid.largest(part) } else { self.grid.another(part) };
@@ -270,10 +272,13 @@ mod tests {
         let (began, took) = (Instant::now(), Duration::from_millis(2));
         let (now, next) = (began + took, began + took * SHARE);
         let wants = |some: &mut Graphs, shape: &str, at| (0..100).any(|_| some.wants(shape.parse().unwrap(), short, at));
-        some.take("8x32".parse().unwrap(), Err(Unrecorded::Later), began, now);
+        let refused = || Err(Unrecorded::Refused("no memory".into()));
+        some.take("24x32".parse().unwrap(), Err(Unrecorded::Later), began, now);
+        assert!(wants(&mut some, "16x32", now), "nothing was recorded");
+        some.take("8x32".parse().unwrap(), refused(), began, now);
         assert!(!wants(&mut some, "16x32", now) && wants(&mut some, "16x32", next));
         assert!(wants(&mut some, "1x16", now), "a named one need not wait");
-        some.take("1x16".parse().unwrap(), Err(Unrecorded::Later), began, next);
+        some.take("1x16".parse().unwrap(), refused(), began, next);
         assert!(wants(&mut some, "16x32", next), "nor does one wait for it");
     }
 }
