@@ -6,6 +6,9 @@
 //! Requests are as large as those of `gpu_bench.py two-gpu`: what is measured is what they cost beside tokenizer, HTTP and engine. The sides
 //! take turns. `cargo bench -p akidb-sidecar --bench queue`
 
+#[path = "throughput/figures.rs"]
+mod figures;
+
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +21,7 @@ use akidb_sidecar::clock::Clock;
 use akidb_sidecar::engine::{Engine, EngineError, Limits, TokenBatch};
 use akidb_sidecar::metrics::Metrics;
 use akidb_sidecar::telemetry::Telemetry;
+use figures::median;
 
 /// Texts of a request, their tokens, and requests at once.
 const TEXTS: usize = 256;
@@ -148,7 +152,7 @@ fn main() -> ExitCode {
     if arguments.iter().any(|it| it == "--test") {
         return ExitCode::SUCCESS;
     }
-    let rounds = arguments.iter().position(|it| it == "--rounds").and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(5);
+    let rounds = figures::rounds(&arguments, 5);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -162,11 +166,7 @@ fn main() -> ExitCode {
         two.push(runtime.block_on(measure(2, true)));
         queue.push(runtime.block_on(measure(2, false)));
     }
-    let median = |of: &mut Vec<f64>| {
-        of.sort_by(f64::total_cmp);
-        of.get(of.len() / 2).copied().unwrap_or_default()
-    };
-    let (one, two, queue) = (median(&mut one), median(&mut two), median(&mut queue));
+    let (one, two, queue) = (median(&one), median(&two), median(&queue));
     println!("the queue alone {queue:.0} texts/s");
     println!("one device {one:.0} texts/s, two {two:.0}: {:.2} times ({rounds} rounds, {CONTEXTS} contexts a device)", two / one);
     ExitCode::SUCCESS

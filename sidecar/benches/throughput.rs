@@ -10,6 +10,8 @@
 #[expect(dead_code, reason = "tests spoil bundles too")]
 #[path = "../tests/it/supply/bundle.rs"]
 mod bundle;
+#[path = "throughput/figures.rs"]
+mod figures;
 #[path = "throughput/load.rs"]
 mod load;
 #[expect(dead_code, reason = "tests ask it more")]
@@ -36,6 +38,7 @@ use akidb_sidecar::engine::onnx::{self, Runtime};
 use akidb_sidecar::engine::{EngineSpec, GpuSpec};
 use akidb_sidecar::tokenizer::{Tokenizer, TokenizerPool};
 
+use figures::median;
 use load::{Plan, Seen};
 use raw::Raw;
 use server::Server;
@@ -58,7 +61,7 @@ fn main() -> ExitCode {
     if arguments.iter().any(|it| it == "--test") {
         return ExitCode::SUCCESS;
     }
-    let rounds = arguments.iter().position(|it| it == "--rounds").and_then(|at| arguments.get(at + 1)?.parse().ok()).unwrap_or(15);
+    let rounds = figures::rounds(&arguments, 15);
     let named: Vec<&str> = arguments.iter().map(String::as_str).filter(|it| SECTIONS.contains(it)).collect();
     let wanted = |section: &str| named.is_empty() || named.contains(&section);
     let mut bench = Bench::new(rounds);
@@ -260,12 +263,6 @@ impl Bench {
 /// By tokens, so that it does not matter which texts fell into the window.
 fn texts_a_second(seen: &Seen, mean_tokens: f64) -> f64 {
     seen.tokens as f64 / mean_tokens / seen.window.as_secs_f64()
-}
-
-fn median(samples: &[f64]) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
 }
 
 /// In ms, of microseconds.

@@ -441,22 +441,27 @@ impl<L: Clone + Eq> Policy<L> {
     /// Takes the text whose turn it is in a lane, which is charged for it. Of five hundred in a batch each goes this way, with the queue's lock
     /// held: nothing is looked for again that is known, and what became empty stays until [`Policy::tidy`].
     fn take_at(&mut self, at: usize, place: &Place) {
-        let lane = &mut self.lanes[at];
-        let Item { request, text, tokens } = place.item;
-        let app = lane.apps.at(place.app);
-        app.classes.at(place.class).pop_first();
-        app.classes.charge(place.class, i64::from(tokens));
-        lane.apps.charge(place.app, i64::from(tokens));
-        lane.texts -= 1;
-        lane.tokens -= u64::from(tokens);
-        self.texts -= 1;
-        self.tokens -= u64::from(tokens);
-        let Some(found) = self.requests.get_mut(&request) else { return };
-        found.texts[text] = None;
-        found.left -= 1;
-        if found.left == 0 {
-            lane.arrivals.remove(&(found.arrival, request));
-            self.requests.remove(&request);
+        let apps = &mut self.lanes[at].apps;
+        let cost = i64::from(place.item.tokens);
+        let classes = &mut apps.at(place.app).classes;
+        classes.at(place.class).pop_first();
+        classes.charge(place.class, cost);
+        apps.charge(place.app, cost);
+        self.uncount(at, place.item);
+    }
+
+    /// A text is in no class of its lane any more. As a call of its own it cost a tenth of what the queue passes (the bench `queue`).
+    #[inline]
+    fn uncount(&mut self, at: usize, item: Item) {
+        let (lane, tokens) = (&mut self.lanes[at], u64::from(item.tokens));
+        (lane.texts, lane.tokens) = (lane.texts - 1, lane.tokens - tokens);
+        (self.texts, self.tokens) = (self.texts - 1, self.tokens - tokens);
+        let Some(request) = self.requests.get_mut(&item.request) else { return };
+        request.texts[item.text] = None;
+        request.left -= 1;
+        if request.left == 0 {
+            lane.arrivals.remove(&(request.arrival, item.request));
+            self.requests.remove(&item.request);
         }
     }
 
@@ -482,18 +487,11 @@ impl<L: Clone + Eq> Policy<L> {
 
     /// Takes a text out of the queue; `charged` to its app and class if it is to run. What became empty stays until [`Policy::tidy`].
     fn take(&mut self, item: Item, charged: bool) {
-        let Some(request) = self.requests.get_mut(&item.request) else { return };
-        let Some((due, tokens)) = request.texts.get_mut(item.text).and_then(Option::take) else { return };
-        request.left -= 1;
-        self.texts -= 1;
-        self.tokens -= u64::from(tokens);
+        let Some(request) = self.requests.get(&item.request) else { return };
+        let Some((due, _)) = request.texts.get(item.text).copied().flatten() else { return };
         let Some(at) = self.lanes.iter().position(|it| it.key == request.lane) else { return };
-        let lane = &mut self.lanes[at];
-        lane.take(&request.app, (due, item.request, item.text), tokens, charged);
-        if request.left == 0 {
-            lane.arrivals.remove(&(request.arrival, item.request));
-            self.requests.remove(&item.request);
-        }
+        self.lanes[at].take(&request.app, (due, item.request, item.text), item.tokens, charged);
+        self.uncount(at, item);
     }
 }
 
@@ -506,8 +504,6 @@ impl<L> Request<L> {
 
 impl<L> Lane<L> {
     fn take(&mut self, app: &String, key: (Instant, u64, usize), tokens: u32, charged: bool) {
-        self.texts -= 1;
-        self.tokens -= u64::from(tokens);
         let app = self.apps.place(app);
         let classes = &mut self.apps.at(app).classes;
         let class = classes.place(&class_of(tokens));

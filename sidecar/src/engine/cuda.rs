@@ -32,7 +32,7 @@ const BLOCKING_SYNC: c_uint = 1;
 const SLEEP_FROM: Duration = Duration::from_micros(400);
 const NO_DEVICE: Code = 100;
 /// `CU_STREAM_CAPTURE_MODE_RELAXED`: other threads may take memory meanwhile. Who waits for the whole device, as a session does while it is
-/// made, must not: see `CAPTURE` in `onnx/bound/graphs.rs`.
+/// made, must not: see `unrecorded` in `onnx/bound/graphs.rs`.
 const RELAXED: c_int = 2;
 const MAJOR: c_int = 75;
 const MINOR: c_int = 76;

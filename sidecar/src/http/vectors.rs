@@ -33,7 +33,7 @@ pub(super) enum EncodingFormat {
 }
 
 impl EncodingFormat {
-    /// Bytes that vectors take as JSON, or a little less.
+    /// About the bytes that vectors take as JSON, rather more than less.
     pub(super) fn bytes(self, vectors: &[Vec<f32>]) -> usize {
         let of = |numbers: usize| match self {
             Self::Float => NUMBER * numbers,

@@ -16,7 +16,7 @@ mod load;
 mod plane;
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use akidb_domain::profile::Shape;
@@ -26,7 +26,7 @@ use ort::session::RunOptions;
 use crate::engine::buckets::{Grid, Part};
 use crate::engine::cuda::{Gpu, Pinned, Stream};
 use crate::engine::{Engine, EngineError, EngineSpec, Limits, TokenBatch, fault};
-use graphs::{CAPTURE, Graphs};
+use graphs::Graphs;
 use plane::Plane;
 
 pub(super) use load::load;
@@ -58,7 +58,7 @@ struct Bound {
 /// Graphs first, while the engine's modules are there; and no session goes while a stream is recorded.
 impl Drop for Bound {
     fn drop(&mut self) {
-        let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+        let _held = graphs::unrecorded();
         self.graphs = Graphs::default();
         self.planes.clear();
     }

@@ -11,7 +11,7 @@
 //! refuses a recording, that shape does.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::RwLock;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use akidb_domain::profile::Shape;
@@ -32,9 +32,13 @@ const SHARE: u32 = 50;
 /// A replay gives the vectors of the run.
 const SAME: f64 = 0.9999;
 
+static CAPTURE: RwLock<()> = RwLock::new(());
+
 /// While a stream is recorded, nobody may wait for the whole device, as ONNX Runtime does when it makes a session: who makes or drops one
-/// holds this for reading.
-pub(super) static CAPTURE: RwLock<()> = RwLock::new(());
+/// holds this, and nothing is recorded meanwhile.
+pub(super) fn unrecorded() -> RwLockReadGuard<'static, ()> {
+    CAPTURE.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// What was recorded in a context.
 #[derive(Debug, Default)]
@@ -55,7 +59,7 @@ pub(super) struct Graphs {
 
 /// Why a shape was not recorded.
 enum Unrecorded {
-    /// A session is being made or dropped: at the next run.
+    /// A session is being made or dropped, or another context records: at the next run.
     Later,
     /// CUDA's or the engine's reason.
     Refused(String),

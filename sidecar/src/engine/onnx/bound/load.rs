@@ -4,7 +4,7 @@
 //! engine whose shapes nobody knows.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use akidb_domain::profile::Shape;
@@ -12,7 +12,7 @@ use akidb_domain::vocabulary::ExecutionProvider;
 use ort::session::RunOptions;
 
 use super::Bound;
-use super::graphs::{CAPTURE, Graphs};
+use super::graphs::{Graphs, unrecorded};
 use super::plane::{Plane, options};
 use crate::engine::buckets::Grid;
 use crate::engine::cuda::{Gpu, Pinned, Stream};
@@ -100,7 +100,7 @@ impl Bound {
 
     /// Runs one text in a session that tells what ran where: a graph that CUDA has no kernels for would be the CPU's, without a word.
     fn verify(&self, spec: &EngineSpec) -> Result<(), EngineError> {
-        let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+        let _held = unrecorded();
         let fail = |it: String| EngineError::Load(it);
         let folder = std::env::temp_dir().join(format!("akidb-profile-{}-{}", std::process::id(), self.stream.address()));
         let mut builder =

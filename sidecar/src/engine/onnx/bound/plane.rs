@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use akidb_domain::profile::Shape;
 use akidb_domain::vocabulary::ExecutionProvider;
@@ -12,7 +12,7 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
-use super::graphs::CAPTURE;
+use super::graphs::unrecorded;
 use crate::engine::cuda::{Gpu, Stream};
 use crate::engine::onnx::providers::{Options, builder, truth};
 use crate::engine::onnx::{Feed, check_inputs, check_output};
@@ -36,7 +36,7 @@ pub(super) struct Binding {
 
 impl Plane {
     pub(super) fn load(file: &Path, spec: &EngineSpec, stream: &Arc<Stream>, gpu: Gpu) -> Result<Self, EngineError> {
-        let _shared = CAPTURE.read().unwrap_or_else(PoisonError::into_inner);
+        let _held = unrecorded();
         gpu.enter().map_err(fault::of_load)?;
         let fail = |it: ort::Error| fault::of_load(it.to_string());
         let mut builder = builder(spec.provider, &options(spec, stream, gpu))?;
